@@ -1,0 +1,87 @@
+# Targets describe themselves: a line of "## text" after a target is its help.
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS   += --no-print-directory
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X github.com/clearway/clearway/cmd/internal/daemon.Version=$(VERSION)
+# Static binaries: they run from scratch images and on any node's libc.
+GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)"
+# The lab is built by root; a package takes minutes where it waits for real daemons.
+TESTFLAGS ?= -timeout 25m
+PLUGINS := github.com/containernetworking/plugins/plugins
+
+.PHONY: help
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build the four binaries into bin/ (static)
+	@$(GOBUILD) -o bin/clearway-ipamd ./cmd/ipamd
+	@$(GOBUILD) -o bin/clearway-agent ./cmd/agent
+	@$(GOBUILD) -o bin/clearway-ipam ./cmd/cni
+	@$(GOBUILD) -o bin/clearwayctl ./cmd/clearwayctl
+
+.PHONY: plugins
+plugins: ## Build the CNI plugins that the lab and the benchmarks use, at go.mod's version, into bin/cni/
+	@CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/cni/ptp $(PLUGINS)/main/ptp
+	@CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/cni/host-local $(PLUGINS)/ipam/host-local
+	@cp -f bin/clearway-ipam bin/cni/clearway-ipam
+
+.PHONY: generate
+generate: ## Write the generated code anew
+	@go run ./proto/generate
+
+.PHONY: check-generate
+check-generate: generate ## Fail when generated code or go.mod is stale
+	@go mod tidy -diff
+	@git diff --exit-code -- proto || { echo "generated code was stale: commit what 'make generate' wrote"; exit 1; }
+	@test -z "$$(git status --porcelain --untracked-files=all -- proto)" || { git status --short -- proto; exit 1; }
+
+.PHONY: lint
+lint: ## Check format, vet and lint
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "gofmt wants to change: $$unformatted"; exit 1; }
+	@go vet ./...
+	@cd .ci/lint && go build -o ../../bin/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	@bin/golangci-lint run --timeout 15m ./...
+
+.PHONY: lab-deps
+lab-deps: ## Install what the lab lacks (FRR, BIRD, ...) by apt; needs root
+	@integration/install.sh
+
+.PHONY: test
+test: lab-deps build plugins ## Run every test: unit, property, lab; installs what it lacks
+	@go test $(TESTFLAGS) ./...
+
+.PHONY: unit
+unit: ## Run the tests that need no lab
+	@go test $(TESTFLAGS) $$(go list ./... | grep -v /integration)
+
+.PHONY: race
+race: ## Run the tests that need no lab under the race detector
+	@go test -race $(TESTFLAGS) $$(go list ./... | grep -v /integration)
+
+.PHONY: fuzz
+fuzz: ## Run each fuzz target for FUZZTIME (default 20s)
+	@for pkg in $$(go list ./...); do \
+	  for target in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+	    echo "$$pkg $$target"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $${FUZZTIME:-20s} $$pkg; \
+	  done; \
+	done
+
+.PHONY: bench
+bench: lab-deps build plugins ## Measure against host-local, BIRD and FRR side by side; prints ratios
+	@go run ./integration/cmd/bench
+
+.PHONY: demo
+demo: lab-deps build plugins ## Raise the two-rack lab, ping across racks, show it; ONCE=1 ends by itself
+	@go run ./integration/cmd/lab demo $(if $(ONCE),--once)
+
+.PHONY: image
+image: build ## Build the container image into dist/ (from scratch, no registry, no Docker needed)
+	@go run ./deploy/image -version "$(VERSION)" -out dist
+
+.PHONY: clean
+clean: ## Remove what was built
+	@rm -rf bin dist
