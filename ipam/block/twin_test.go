@@ -1,0 +1,206 @@
+package block
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"go4.org/netipx"
+	"pgregory.net/rapid"
+)
+
+// twin is the slow and obvious block: one record an address, every choice a walk over all of them.
+type twin struct {
+	prefix netip.Prefix
+	all    []*twinAddress
+	sealed bool
+}
+
+type twinAddress struct {
+	addr               netip.Addr
+	assigned, excluded bool
+	used               bool
+	until              time.Time
+	owner              string
+}
+
+func newTwin(prefix netip.Prefix) *twin {
+	t := &twin{prefix: prefix}
+	for addr := prefix.Addr(); prefix.Contains(addr); addr = addr.Next() {
+		t.all = append(t.all, &twinAddress{addr: addr})
+	}
+	return t
+}
+
+func (t *twin) halves() [][]*twinAddress {
+	return [][]*twinAddress{t.all[:len(t.all)/2], t.all[len(t.all)/2:]}
+}
+
+func (t *twin) assign(now time.Time) (netip.Addr, bool) {
+	var best *twinAddress
+	most := -1
+	for _, half := range t.halves() {
+		assigned := 0
+		var ready []*twinAddress
+		for _, a := range half {
+			if a.assigned {
+				assigned++
+			} else if !a.excluded && !now.Before(a.until) {
+				ready = append(ready, a)
+			}
+		}
+		if len(ready) > 0 && assigned > most {
+			slices.SortStableFunc(ready, func(a, b *twinAddress) int { return a.until.Compare(b.until) })
+			best, most = ready[0], assigned
+		}
+	}
+	if best == nil || t.sealed {
+		return netip.Addr{}, false
+	}
+	best.assigned, best.until, best.owner = true, time.Time{}, ""
+	return best.addr, true
+}
+
+func (t *twin) assignEarly(now time.Time) (netip.Addr, bool) {
+	if addr, ok := t.assign(now); ok || t.sealed {
+		return addr, ok
+	}
+	var best *twinAddress
+	for _, a := range t.all {
+		if !a.assigned && !a.excluded && (best == nil || a.until.Before(best.until)) {
+			best = a
+		}
+	}
+	if best == nil {
+		return netip.Addr{}, false
+	}
+	best.assigned, best.until, best.owner = true, time.Time{}, ""
+	return best.addr, true
+}
+
+func (t *twin) assignAt(addr netip.Addr, now time.Time, owner string) error {
+	for _, a := range t.all {
+		if a.addr != addr {
+			continue
+		}
+		switch {
+		case t.sealed:
+			return ErrSealed
+		case a.assigned:
+			return ErrAssigned
+		case a.excluded:
+			return ErrExcluded
+		case now.Before(a.until) && (owner == "" || owner != a.owner):
+			return ErrResting
+		}
+		a.assigned, a.until, a.owner = true, time.Time{}, ""
+		return nil
+	}
+	return ErrOutside
+}
+
+func (t *twin) release(addr netip.Addr, until time.Time, owner string) bool {
+	for _, a := range t.all {
+		if a.addr == addr && a.assigned {
+			a.assigned, a.until, a.owner = false, until, owner
+			return true
+		}
+	}
+	return false
+}
+
+func (t *twin) exclude(ranges []netipx.IPRange) {
+	for _, a := range t.all {
+		a.excluded = slices.ContainsFunc(ranges, func(r netipx.IPRange) bool { return r.Contains(a.addr) })
+	}
+}
+
+func (t *twin) count(now time.Time) Counts {
+	counts := Counts{Size: len(t.all)}
+	for _, a := range t.all {
+		switch {
+		case a.assigned:
+			counts.Assigned++
+		case a.excluded:
+			counts.Excluded++
+		case now.Before(a.until):
+			counts.Cooling++
+		default:
+			counts.Ready++
+		}
+	}
+	return counts
+}
+
+// TestCooledOrderAgreesWithTwin drives the block and its twin through the same random life. The clock only goes
+// forward here: what has rested once stays rested for the block, which the twin does not remember.
+func TestCooledOrderAgreesWithTwin(t *testing.T) {
+	prefixes := []netip.Prefix{
+		netip.MustParsePrefix("10.1.2.64/28"), netip.MustParsePrefix("10.1.2.7/32"), netip.MustParsePrefix("10.1.254.0/23"),
+		netip.MustParsePrefix("fd00::1:0/122"), netip.MustParsePrefix("10.0.0.6/31"),
+	}
+	rapid.Check(t, func(rt *rapid.T) {
+		prefix := rapid.SampledFrom(prefixes).Draw(rt, "prefix")
+		b, err := New(prefix)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		slow := newTwin(prefix)
+		now := time.Unix(1_000_000, 0)
+		anyAddr := func() netip.Addr { return rapid.SampledFrom(slow.all).Draw(rt, "address").addr }
+		owners := rapid.SampledFrom([]string{"", "a", "b"})
+		rt.Repeat(map[string]func(*rapid.T){
+			"assign": func(rt *rapid.T) {
+				got, ok := b.Assign(now)
+				want, wantOK := slow.assign(now)
+				if got != want || ok != wantOK {
+					rt.Fatalf("Assign = %v %v, want %v %v", got, ok, want, wantOK)
+				}
+			},
+			"assign early": func(rt *rapid.T) {
+				got, ok := b.AssignEarly(now)
+				want, wantOK := slow.assignEarly(now)
+				if got != want || ok != wantOK {
+					rt.Fatalf("AssignEarly = %v %v, want %v %v", got, ok, want, wantOK)
+				}
+			},
+			"assign at": func(rt *rapid.T) {
+				addr, owner := anyAddr(), owners.Draw(rt, "owner")
+				got, want := b.AssignAt(addr, now, owner), slow.assignAt(addr, now, owner)
+				if !errors.Is(got, want) {
+					rt.Fatalf("AssignAt(%v) = %v, want %v", addr, got, want)
+				}
+			},
+			"release": func(rt *rapid.T) {
+				addr, owner := anyAddr(), owners.Draw(rt, "owner")
+				until := now.Add(time.Duration(rapid.IntRange(0, 200).Draw(rt, "rest")) * time.Second)
+				if got, want := b.Release(addr, until, owner), slow.release(addr, until, owner); got != want {
+					rt.Fatalf("Release(%v) = %v, want %v", addr, got, want)
+				}
+			},
+			"exclude": func(rt *rapid.T) {
+				from, to := anyAddr(), anyAddr()
+				ranges := []netipx.IPRange{netipx.IPRangeFrom(from, to)}
+				if !ranges[0].IsValid() {
+					ranges = nil
+				}
+				b.Exclude(ranges)
+				slow.exclude(ranges)
+			},
+			"seal": func(rt *rapid.T) {
+				slow.sealed = rapid.Bool().Draw(rt, "sealed")
+				b.Seal(slow.sealed)
+			},
+			"wait": func(rt *rapid.T) {
+				now = now.Add(time.Duration(rapid.IntRange(0, 300).Draw(rt, "seconds")) * time.Second)
+			},
+			"": func(rt *rapid.T) {
+				if got, want := b.Count(now), slow.count(now); got != want {
+					rt.Fatalf("Count = %+v, want %+v", got, want)
+				}
+			},
+		})
+	})
+}
