@@ -1,0 +1,160 @@
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc/credentials"
+)
+
+// certFiles reads a certificate, its key and the authorities, and reads them again when a file has changed. Safe for
+// concurrent use; no lock: two that see a change at once both read it.
+type certFiles struct {
+	cert, key, ca string // set before use, then read only
+	logger        *slog.Logger
+
+	loaded atomic.Pointer[loadedCerts]
+	failed atomic.Pointer[stamps] // the change that could not be read, so that it is logged once
+}
+
+type loadedCerts struct {
+	stamps      stamps
+	certificate tls.Certificate
+	authorities *x509.CertPool
+}
+
+// stamps tell whether the three files are the ones that were read.
+type stamps [3]stamp
+
+type stamp struct {
+	modified time.Time
+	size     int64
+}
+
+// current returns the files' present content. When they can't be read, as in the middle of a rotation, what was read
+// last goes on being used; it is an error only when nothing was read yet.
+func (f *certFiles) current() (*loadedCerts, error) {
+	last := f.loaded.Load()
+	now, err := f.stat()
+	if err == nil && last != nil && last.stamps == now {
+		return last, nil
+	}
+	fresh, err := f.load(now, err)
+	if err == nil {
+		f.loaded.Store(fresh)
+		return fresh, nil
+	}
+	if last == nil {
+		return nil, err
+	}
+	if before := f.failed.Swap(&now); before == nil || *before != now {
+		f.logger.Warn("changed TLS files cannot be used; going on with those read before", "error", err)
+	}
+	return last, nil
+}
+
+func (f *certFiles) stat() (stamps, error) {
+	var all stamps
+	for i, name := range []string{f.cert, f.key, f.ca} {
+		info, err := os.Stat(name)
+		if err != nil {
+			return all, fmt.Errorf("%s: %w", []string{"--tls-cert", "--tls-key", "--tls-ca"}[i], err)
+		}
+		all[i] = stamp{modified: info.ModTime(), size: info.Size()}
+	}
+	return all, nil
+}
+
+func (f *certFiles) load(now stamps, err error) (*loadedCerts, error) {
+	if err != nil {
+		return nil, err
+	}
+	certPEM, err := os.ReadFile(f.cert)
+	if err != nil {
+		return nil, fmt.Errorf("--tls-cert: %w", err)
+	}
+	keyPEM, err := os.ReadFile(f.key)
+	if err != nil {
+		return nil, fmt.Errorf("--tls-key: %w", err)
+	}
+	certificate, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		return nil, fmt.Errorf("--tls-cert %s with --tls-key %s: %w", f.cert, f.key, err)
+	}
+	caPEM, err := os.ReadFile(f.ca)
+	if err != nil {
+		return nil, fmt.Errorf("--tls-ca: %w", err)
+	}
+	authorities := x509.NewCertPool()
+	if !authorities.AppendCertsFromPEM(caPEM) {
+		return nil, fmt.Errorf("--tls-ca %s has no certificate in PEM form", f.ca)
+	}
+	return &loadedCerts{stamps: now, certificate: certificate, authorities: authorities}, nil
+}
+
+// reloading are TLS credentials whose every handshake uses the files as they are then. Connections that stand are
+// left alone.
+type reloading struct {
+	files      *certFiles
+	serverName string
+}
+
+// handshaker makes the credentials of one handshake.
+func (r *reloading) handshaker() (credentials.TransportCredentials, error) {
+	certs, err := r.files.current()
+	if err != nil {
+		return nil, err
+	}
+	return credentials.NewTLS(&tls.Config{
+		MinVersion:   tls.VersionTLS13,
+		Certificates: []tls.Certificate{certs.certificate},
+		RootCAs:      certs.authorities,
+		ClientCAs:    certs.authorities,
+		ClientAuth:   tls.RequireAndVerifyClientCert,
+		ServerName:   r.serverName,
+	}), nil
+}
+
+// ClientHandshake is gRPC's.
+func (r *reloading) ClientHandshake(ctx context.Context, authority string, conn net.Conn) (
+	net.Conn, credentials.AuthInfo, error,
+) {
+	handshaker, err := r.handshaker()
+	if err != nil {
+		return nil, nil, err
+	}
+	return handshaker.ClientHandshake(ctx, authority, conn)
+}
+
+// ServerHandshake is gRPC's.
+func (r *reloading) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	handshaker, err := r.handshaker()
+	if err != nil {
+		return nil, nil, err
+	}
+	return handshaker.ServerHandshake(conn)
+}
+
+// Info is gRPC's.
+func (r *reloading) Info() credentials.ProtocolInfo {
+	return credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS13, ServerName: r.serverName}).Info()
+}
+
+// Clone is gRPC's; the copy shares the files.
+func (r *reloading) Clone() credentials.TransportCredentials {
+	clone := *r
+	return &clone
+}
+
+// OverrideServerName is gRPC's.
+func (r *reloading) OverrideServerName(name string) error {
+	r.serverName = name
+	return nil
+}
