@@ -1,0 +1,7 @@
+package storetest
+
+import "testing"
+
+func TestFakeConforms(t *testing.T) {
+	Run(t, func(*testing.T) Store { return New() })
+}
