@@ -5,7 +5,7 @@ SHELL       := /bin/bash
 MAKEFLAGS   += --no-print-directory
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-LDFLAGS := -s -w -X github.com/clearway/clearway/cmd/internal/daemon.Version=$(VERSION)
+LDFLAGS := -s -w -X github.com/clearway/clearway/cmd/internal/daemon.version=$(VERSION)
 # Static binaries: they run from scratch images and on any node's libc.
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)"
 # The lab is built by root; a package takes minutes where it waits for real daemons.
