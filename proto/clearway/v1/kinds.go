@@ -20,14 +20,17 @@ type Object interface {
 	GetMetadata() *ObjectMeta
 }
 
-// oneof is Resource's one field group; its members' message names are the kinds.
-var oneof = (*Resource)(nil).ProtoReflect().Descriptor().Oneofs().ByName("resource")
+// oneof is Resource's one field group; its members' message names are the kinds. A function, because descriptors do
+// not exist yet while package variables are initialised.
+func oneof() protoreflect.OneofDescriptor {
+	return (*Resource)(nil).ProtoReflect().Descriptor().Oneofs().ByName("resource")
+}
 
 // Kinds lists every kind, in the order of Resource's fields.
 func Kinds() []string {
 	var kinds []string
-	for i := range oneof.Fields().Len() {
-		kinds = append(kinds, string(oneof.Fields().Get(i).Message().Name()))
+	for i := range oneof().Fields().Len() {
+		kinds = append(kinds, string(oneof().Fields().Get(i).Message().Name()))
 	}
 	return kinds
 }
@@ -43,8 +46,8 @@ func Writable(kind string) bool {
 // to case, in singular or plural. An unknown one is an error that lists those there are.
 func New(kind string) (Object, error) {
 	name := strings.ToLower(kind)
-	for i := range oneof.Fields().Len() {
-		message := oneof.Fields().Get(i).Message()
+	for i := range oneof().Fields().Len() {
+		message := oneof().Fields().Get(i).Message()
 		singular := strings.ToLower(string(message.Name()))
 		if name != singular && name != singular+"s" {
 			continue
@@ -61,8 +64,8 @@ func New(kind string) (Object, error) {
 
 func newMessage(descriptor protoreflect.MessageDescriptor) protoreflect.Message {
 	resource := (&Resource{}).ProtoReflect()
-	for i := range oneof.Fields().Len() {
-		if field := oneof.Fields().Get(i); field.Message() == descriptor {
+	for i := range oneof().Fields().Len() {
+		if field := oneof().Fields().Get(i); field.Message() == descriptor {
 			return resource.NewField(field).Message()
 		}
 	}
@@ -71,7 +74,7 @@ func newMessage(descriptor protoreflect.MessageDescriptor) protoreflect.Message 
 
 // Object returns the resource inside, or nil where there is none.
 func (r *Resource) Object() Object {
-	field := r.ProtoReflect().WhichOneof(oneof)
+	field := r.ProtoReflect().WhichOneof(oneof())
 	if field == nil {
 		return nil
 	}
@@ -81,8 +84,8 @@ func (r *Resource) Object() Object {
 // Wrap puts an object into a Resource. It panics when the object is none of Resource's kinds.
 func Wrap(object Object) *Resource {
 	resource := &Resource{}
-	for i := range oneof.Fields().Len() {
-		field := oneof.Fields().Get(i)
+	for i := range oneof().Fields().Len() {
+		field := oneof().Fields().Get(i)
 		if field.Message() == object.ProtoReflect().Descriptor() {
 			resource.ProtoReflect().Set(field, protoreflect.ValueOfMessage(object.ProtoReflect()))
 			return resource
