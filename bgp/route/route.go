@@ -32,9 +32,10 @@ type Path struct {
 
 	ASPath      []uint32 // leftmost is the neighbour; AS_SETs are flattened, and HasASSet says so
 	HasASSet    bool
-	Origin      uint8 // 0 IGP, 1 EGP, 2 INCOMPLETE
-	LocalPref   uint32
-	MED         uint32
+	ASPathLen   int      // as RFC 4271 section 9.1.2.2 a counts: an AS_SET is one, confederation segments are none
+	Origin      uint8    // 0 IGP, 1 EGP, 2 INCOMPLETE
+	LocalPref   uint32   // 100 where the path has none (eBGP)
+	MED         uint32   // 0 where the path has none
 	Communities []uint32 // RFC 1997
 	Stale       bool     // kept by graceful restart (RFC 4724)
 }

@@ -1,0 +1,265 @@
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"hash/fnv"
+	"net/netip"
+	"slices"
+
+	"github.com/clearway/clearway/bgp/policy"
+	"github.com/clearway/clearway/bgp/route"
+	"github.com/clearway/clearway/bgp/topology"
+	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
+)
+
+// Build computes what the node's speaker is to be, but for what it advertises. nodes are the other nodes, as the
+// ownership log has them. What cannot be done as it is written is named in a Problem, and the rest is done: one bad
+// resource never stops a node's other sessions.
+func Build(nodeName string, snapshot *clearwayv1.NodeSnapshot, nodes []policy.Node) (Desired, []Problem) {
+	b := &builder{
+		snapshot: snapshot,
+		spec:     snapshot.GetBgpConfiguration().GetSpec(),
+		taken:    map[netip.Addr]Neighbor{},
+		filters:  map[string]policy.Filter{},
+	}
+	b.self = b.readSelf(nodeName)
+	b.readFilters()
+	desired := Desired{Global: b.global()}
+	b.addPeers()
+	b.addMesh(nodes)
+	for _, neighbor := range b.taken {
+		desired.Neighbors = append(desired.Neighbors, neighbor)
+	}
+	slices.SortFunc(desired.Neighbors, func(a, b Neighbor) int { return a.Address.Compare(b.Address) })
+	return desired, b.problems
+}
+
+// builder holds one Build's intermediate values.
+type builder struct {
+	snapshot *clearwayv1.NodeSnapshot
+	spec     *clearwayv1.BGPConfigurationSpec
+	self     policy.Node
+	filters  map[string]policy.Filter
+	taken    map[netip.Addr]Neighbor // one session an address
+	problems []Problem
+}
+
+func (b *builder) problem(regarding, reason, format string, args ...any) {
+	b.problems = append(b.problems, Problem{regarding, reason, fmt.Sprintf(format, args...)})
+}
+
+// ClusterASN is the AS number of nodes that have none of their own.
+func ClusterASN(snapshot *clearwayv1.NodeSnapshot) uint32 {
+	return cmp.Or(snapshot.GetBgpConfiguration().GetSpec().GetAsNumber(), defaults.asn)
+}
+
+func (b *builder) readSelf(name string) policy.Node {
+	node := b.snapshot.GetNode()
+	texts := node.GetSpec().GetAddresses()
+	if len(texts) == 0 {
+		texts = node.GetStatus().GetAddresses()
+	}
+	self := policy.Node{
+		Name: name,
+		ASN:  cmp.Or(node.GetSpec().GetAsNumber(), node.GetStatus().GetAsNumber(), ClusterASN(b.snapshot)),
+	}
+	for _, text := range texts {
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			b.problem("Node/"+name, "BadAddress", "address %q is left out: write it with its prefix length, as 192.0.2.11/24", text)
+			continue
+		}
+		if self.Address(prefix.Addr().Is4()).IsValid() {
+			continue // one a family: the first
+		}
+		self.Addresses = append(self.Addresses, prefix)
+	}
+	return self
+}
+
+func (b *builder) readFilters() {
+	for _, object := range b.snapshot.GetFilters() {
+		filter, faults := policy.ParseFilter(object)
+		if len(faults) == 0 {
+			b.filters[filter.Name] = filter
+			continue
+		}
+		b.problem(clearwayv1.KeyOf(object), "BadFilter", "%s %q %s", faults[0].GetField(), faults[0].GetValue(), faults[0].GetMessage())
+	}
+}
+
+func (b *builder) global() Global {
+	return Global{
+		ASN:        b.self.ASN,
+		RouterID:   routerID(b.self),
+		ListenPort: cmp.Or(int(b.spec.GetListenPort()), defaults.port),
+		NextHop4:   b.self.Address(true),
+		NextHop6:   b.self.Address(false),
+	}
+}
+
+// routerID is the node's IPv4 address. A node without one has a stable hash of its name instead: RFC 6286 asks for no
+// more than that it is not zero and unique within the AS.
+func routerID(self policy.Node) netip.Addr {
+	if address := self.Address(true); address.IsValid() {
+		return address
+	}
+	hash := fnv.New32a()
+	hash.Write([]byte(self.Name))
+	sum := max(hash.Sum32(), 1)
+	return netip.AddrFrom4([4]byte{byte(sum >> 24), byte(sum >> 16), byte(sum >> 8), byte(sum)})
+}
+
+// addPeers takes the BGPPeers in order of their names, so that of two with one address the same one always wins.
+func (b *builder) addPeers() {
+	peers := slices.Clone(b.snapshot.GetPeers())
+	slices.SortFunc(peers, func(x, y *clearwayv1.BGPPeer) int {
+		return cmp.Compare(x.GetMetadata().GetName(), y.GetMetadata().GetName())
+	})
+	for _, peer := range peers {
+		if peer.GetSpec().GetDisabled() {
+			continue
+		}
+		b.addPeer(peer)
+	}
+}
+
+func (b *builder) addPeer(peer *clearwayv1.BGPPeer) {
+	key := clearwayv1.KeyOf(peer)
+	if faults := Validate(peer); len(faults) > 0 {
+		b.problem(key, "BadPeer", "no session: %s %q %s", faults[0].GetField(), faults[0].GetValue(), faults[0].GetMessage())
+		return
+	}
+	address := netip.MustParseAddr(peer.GetSpec().GetPeerAddress())
+	if b.isSelf(address) {
+		return // a peer for all nodes that is one of them
+	}
+	if other, ok := b.taken[address]; ok {
+		b.problem(key, "DuplicatePeer", "no session: %s has the same peerAddress %s and goes first", other.Origin, address)
+		return
+	}
+	neighbor, ok := b.neighbor(key, peer.GetSpec(), address)
+	if ok {
+		b.taken[address] = neighbor
+	}
+}
+
+func (b *builder) isSelf(address netip.Addr) bool {
+	return slices.ContainsFunc(b.self.Addresses, func(p netip.Prefix) bool { return p.Addr() == address })
+}
+
+func (b *builder) neighbor(key string, spec *clearwayv1.BGPPeerSpec, address netip.Addr) (Neighbor, bool) {
+	neighbor := Neighbor{
+		Address: address, Port: uint16(cmp.Or(int(spec.GetPeerPort()), defaults.port)), Origin: key,
+		PeerASN: spec.GetPeerAsn(), LocalASN: cmp.Or(spec.GetLocalAsNumber(), b.self.ASN),
+		Families:         b.familiesOf(spec.GetFamilies()),
+		ConnectRetryTime: durationOr(spec.GetConnectRetryTime(), defaults.connectRetry),
+		GracefulRestart:  gracefulRestart(spec.GetGracefulRestart(), b.spec.GetGracefulRestart()),
+		SourceAddress:    b.self.Address(address.Is4()),
+		MultihopTTL:      uint8(spec.GetMultihopTtl()), Passive: spec.GetPassive(), PasswordFile: spec.GetPasswordFile(),
+		Scope: scopes[spec.GetImportScope()], AllowOwnAS: defaults.allowOwnAS,
+		Import: b.chain(key, spec.GetImportFilters()), Export: b.chain(key, spec.GetExportFilters()),
+	}
+	neighbor.HoldTime, neighbor.KeepaliveTime = timers(spec.GetHoldTime(), spec.GetKeepaliveTime(), b.spec)
+	if spec.AllowOwnAs != nil {
+		neighbor.AllowOwnAS = int(spec.GetAllowOwnAs())
+	}
+	if spec.GetSourceAddress() != "" {
+		neighbor.SourceAddress = netip.MustParseAddr(spec.GetSourceAddress())
+	}
+	if len(neighbor.Families) == 0 {
+		b.problem(key, "NoFamily", "no session: the node has no address of %v, so it could be no next hop", spec.GetFamilies())
+		return Neighbor{}, false
+	}
+	return neighbor, true
+}
+
+// familiesOf are the families asked for (both, when none is) that the node has an address of: without one it could
+// not be the next hop of what it advertises, nor reach what it learns.
+func (b *builder) familiesOf(texts []string) []route.Family {
+	if len(texts) == 0 {
+		texts = []string{"IPv4", "IPv6"}
+	}
+	var list []route.Family
+	for _, text := range texts {
+		family := families[text]
+		if b.self.Address(family == route.IPv4).IsValid() {
+			list = append(list, family)
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+// rejectAll stands for a filter that is missing or broken: to let everything through would be the one thing its author
+// did not want.
+func rejectAll(name string) policy.Filter {
+	return policy.Filter{Name: name, Rules: []policy.FilterRule{{Accept: false}}}
+}
+
+func (b *builder) chain(key string, names []string) policy.Chain {
+	var chain policy.Chain
+	for _, name := range names {
+		filter, ok := b.filters[name]
+		if !ok {
+			b.problem(key, "MissingFilter", "there is no sound BGPFilter %s; until there is, everything it would judge is rejected", name)
+			filter = rejectAll(name)
+		}
+		chain = append(chain, filter)
+	}
+	return chain
+}
+
+var meshes = map[string]topology.Mesh{
+	"": topology.Auto, MeshAuto: topology.Auto, MeshFull: topology.Full, MeshNone: topology.None,
+}
+
+func (b *builder) addMesh(nodes []policy.Node) {
+	mesh, ok := meshes[b.spec.GetNodeMesh()]
+	if !ok {
+		b.problem("BGPConfiguration/"+DefaultName, "BadNodeMesh", "nodeMesh %s is not available: no session among nodes", b.spec.GetNodeMesh())
+		return
+	}
+	for _, link := range topology.Links(mesh, b.self, nodes) {
+		origin := "nodeMesh/" + link.Node.Name
+		if other, ok := b.taken[link.Remote]; ok {
+			if other.MeshNode != "" {
+				b.problem(origin, "DuplicateAddress", "no session: %s has the same address %s", other.Origin, link.Remote)
+			}
+			continue // an operator's BGPPeer for that node goes before the mesh
+		}
+		b.taken[link.Remote] = b.meshNeighbor(origin, link)
+	}
+}
+
+func (b *builder) meshNeighbor(origin string, link topology.Link) Neighbor {
+	neighbor := Neighbor{
+		Address: link.Remote, Port: uint16(defaults.port), Origin: origin, MeshNode: link.Node.Name,
+		PeerASN: cmp.Or(link.Node.ASN, ClusterASN(b.snapshot)), LocalASN: b.self.ASN,
+		Families:         link.Families,
+		ConnectRetryTime: defaults.connectRetry,
+		GracefulRestart:  gracefulRestart(nil, b.spec.GetGracefulRestart()),
+		SourceAddress:    link.Local,
+		Scope:            policy.Owned,
+	}
+	if port := int(b.spec.GetListenPort()); port > 0 {
+		neighbor.Port = uint16(port) // all nodes listen on the same
+	}
+	if !link.OnLink {
+		neighbor.MultihopTTL = defaults.meshTTL
+	}
+	neighbor.HoldTime, neighbor.KeepaliveTime = timers("", "", b.spec)
+	return neighbor
+}
+
+// Withheld are those of the prefixes that the neighbour's export filters keep from it, in their order.
+func (n Neighbor) Withheld(advertise []route.Advertisement) []netip.Prefix {
+	var withheld []netip.Prefix
+	for _, advertisement := range advertise {
+		if accept, _ := n.Export.Decide(advertisement.Prefix); !accept {
+			withheld = append(withheld, advertisement.Prefix)
+		}
+	}
+	return withheld
+}

@@ -1,0 +1,275 @@
+package config
+
+import (
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/selection"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/clearway/clearway/bgp/policy"
+	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
+)
+
+// asTrans stands in for AS numbers that do not fit 16 bits (RFC 6793 section 9); nobody has it.
+const asTrans = 23456
+
+// Validate lists every fault of a BGPConfiguration, BGPPeer, BGPFilter or Node: each names the field, its value and
+// what would be right. Index and Resource of the violations are left to the caller. Other kinds have no faults here.
+func Validate(object clearwayv1.Object) []*clearwayv1.FieldViolation {
+	var f faults
+	switch object := object.(type) {
+	case *clearwayv1.BGPConfiguration:
+		f.configuration(object)
+	case *clearwayv1.BGPPeer:
+		f.peer(object.GetSpec())
+	case *clearwayv1.BGPFilter:
+		_, found := policy.ParseFilter(object)
+		f = append(f, found...)
+	case *clearwayv1.Node:
+		f.node(object.GetSpec())
+	}
+	return f
+}
+
+// faults collects violations.
+type faults []*clearwayv1.FieldViolation
+
+func (f *faults) add(field string, value any, format string, args ...any) {
+	*f = append(*f, &clearwayv1.FieldViolation{
+		Field: field, Value: fmt.Sprint(value), Message: fmt.Sprintf(format, args...),
+	})
+}
+
+func (f *faults) configuration(object *clearwayv1.BGPConfiguration) {
+	if name := object.GetMetadata().GetName(); name != DefaultName {
+		f.add("metadata.name", name, "must be %q: there is one BGPConfiguration in force", DefaultName)
+	}
+	spec := object.GetSpec()
+	f.asn("spec.asNumber", spec.GetAsNumber(), true)
+	switch spec.GetNodeMesh() {
+	case "", MeshAuto, MeshFull, MeshNone:
+	case MeshReflectors:
+		f.add("spec.nodeMesh", MeshReflectors, "is not available yet: use Auto, Full or None")
+	default:
+		f.add("spec.nodeMesh", spec.GetNodeMesh(), "must be Auto, Full or None")
+	}
+	if port := spec.GetListenPort(); port < -1 || port > 65535 {
+		f.add("spec.listenPort", port, "must be 1 to 65535, -1 not to listen, or absent for %d", defaults.port)
+	}
+	f.aggregates(spec.GetAggregates())
+	f.timers(spec.GetHoldTime(), spec.GetKeepaliveTime())
+	f.gracefulRestart(spec.GetGracefulRestart())
+}
+
+func (f *faults) aggregates(texts []string) {
+	seen := map[netip.Prefix]bool{}
+	for i, text := range texts {
+		field := fmt.Sprintf("spec.aggregates[%d]", i)
+		prefix, why := policy.ParsePrefix(text)
+		switch {
+		case why != "":
+			f.add(field, text, "%s", why)
+		case prefix.Bits() == 0:
+			f.add(field, text, "is a default route, which is no aggregate; a BGPPeer with importScope: All takes one")
+		case seen[prefix]:
+			f.add(field, text, "is there twice")
+		}
+		seen[prefix] = true
+	}
+}
+
+func (f *faults) asn(field string, asn uint32, optional bool) {
+	switch {
+	case asn == 0 && !optional:
+		f.add(field, asn, "must be an AS number, 1 to 4294967295")
+	case asn == asTrans:
+		f.add(field, asn, "is AS_TRANS (RFC 6793), which nobody has; use another AS number")
+	}
+}
+
+func (f *faults) peer(spec *clearwayv1.BGPPeerSpec) {
+	f.selector("spec.nodeSelector", spec.GetNodeSelector())
+	f.asn("spec.peerASN", spec.GetPeerAsn(), false)
+	f.asn("spec.localASNumber", spec.GetLocalAsNumber(), true)
+	f.addresses(spec)
+	if port := spec.GetPeerPort(); port < 0 || port > 65535 {
+		f.add("spec.peerPort", port, "must be 1 to 65535, or absent for %d", defaults.port)
+	}
+	f.timers(spec.GetHoldTime(), spec.GetKeepaliveTime())
+	f.duration("spec.connectRetryTime", spec.GetConnectRetryTime(), time.Second, 65535*time.Second)
+	f.gracefulRestart(spec.GetGracefulRestart())
+	if _, ok := scopes[spec.GetImportScope()]; !ok {
+		f.add("spec.importScope", spec.GetImportScope(), "must be Owned, Pools or All")
+	}
+	if ttl := spec.GetMultihopTtl(); ttl != 0 && (ttl < 2 || ttl > 255) {
+		f.add("spec.multihopTTL", ttl, "must be 2 to 255, or absent for a peer that is on-link")
+	}
+	if file := spec.GetPasswordFile(); file != "" && !filepath.IsAbs(file) {
+		f.add("spec.passwordFile", file, "must be an absolute path on the node")
+	}
+	f.names("spec.importFilters", spec.GetImportFilters())
+	f.names("spec.exportFilters", spec.GetExportFilters())
+	f.families(spec.GetFamilies())
+	if times := spec.GetAllowOwnAs(); times < 0 || times > 10 {
+		f.add("spec.allowOwnAS", times, "must be 0 to 10")
+	}
+}
+
+func (f *faults) addresses(spec *clearwayv1.BGPPeerSpec) {
+	peer := f.host("spec.peerAddress", spec.GetPeerAddress())
+	if spec.GetSourceAddress() == "" {
+		return
+	}
+	source := f.host("spec.sourceAddress", spec.GetSourceAddress())
+	switch {
+	case !peer.IsValid() || !source.IsValid():
+	case peer.Is4() != source.Is4():
+		f.add("spec.sourceAddress", source, "must be of the same family as peerAddress %s", peer)
+	case peer == source:
+		f.add("spec.sourceAddress", source, "must not be the peer's own address")
+	}
+}
+
+// host reads an address that one machine can have.
+func (f *faults) host(field, text string) netip.Addr {
+	address, err := netip.ParseAddr(text)
+	switch {
+	case text == "":
+		f.add(field, text, "is missing; write an address such as 192.0.2.1 or 2001:db8::1")
+	case err != nil:
+		f.add(field, text, "is no address; write it as 192.0.2.1 or 2001:db8::1")
+	case address.Is4In6():
+		f.add(field, text, "is an IPv4-mapped IPv6 address; write %s", address.Unmap())
+	case address.IsLinkLocalUnicast() && address.Is6():
+		f.add(field, text, "is link-local: peers by interface are not available yet; use a global address")
+	case !isHost(address):
+		f.add(field, text, "is not the address of one machine")
+	default:
+		return address
+	}
+	return netip.Addr{}
+}
+
+func isHost(address netip.Addr) bool {
+	broadcast := netip.AddrFrom4([4]byte{255, 255, 255, 255})
+	return !address.IsUnspecified() && !address.IsMulticast() && address != broadcast && address.Zone() == ""
+}
+
+func (f *faults) timers(holdText, keepaliveText string) {
+	hold, ok := f.duration("spec.holdTime", holdText, 3*time.Second, 65535*time.Second)
+	if !ok {
+		hold = defaults.hold
+	}
+	keepalive, ok := f.duration("spec.keepaliveTime", keepaliveText, time.Second, 21845*time.Second)
+	if ok && keepalive > hold/3 {
+		f.add("spec.keepaliveTime", keepaliveText, "must be at most a third of the hold time %s: %s", hold,
+			(hold / 3).Truncate(time.Second))
+	}
+}
+
+// duration reads a duration in whole seconds within bounds; ok is false where there is none.
+func (f *faults) duration(field, text string, least, most time.Duration) (value time.Duration, ok bool) {
+	if text == "" {
+		return 0, false
+	}
+	value, err := time.ParseDuration(text)
+	switch {
+	case err != nil:
+		f.add(field, text, "is no duration; write it as 9s or 1m30s")
+	case value < least || value > most:
+		f.add(field, text, "must be %s to %s", least, most)
+	case value%time.Second != 0:
+		f.add(field, text, "must be whole seconds: BGP counts in them")
+	default:
+		return value, true
+	}
+	return 0, false
+}
+
+func (f *faults) gracefulRestart(spec *clearwayv1.GracefulRestart) {
+	f.duration("spec.gracefulRestart.restartTime", spec.GetRestartTime(), time.Second, 4095*time.Second)
+	f.duration("spec.gracefulRestart.deferralTime", spec.GetDeferralTime(), time.Second, 4095*time.Second)
+}
+
+func (f *faults) names(field string, names []string) {
+	seen := map[string]bool{}
+	for i, name := range names {
+		at := fmt.Sprintf("%s[%d]", field, i)
+		if len(validation.IsDNS1123Subdomain(name)) > 0 {
+			f.add(at, name, "must be the name of a BGPFilter: lower case letters, digits, '-' and '.'")
+		} else if seen[name] {
+			f.add(at, name, "is there twice")
+		}
+		seen[name] = true
+	}
+}
+
+func (f *faults) families(texts []string) {
+	seen := map[string]bool{}
+	for i, text := range texts {
+		field := fmt.Sprintf("spec.families[%d]", i)
+		if _, ok := families[text]; !ok {
+			f.add(field, text, "must be IPv4 or IPv6")
+		} else if seen[text] {
+			f.add(field, text, "is there twice")
+		}
+		seen[text] = true
+	}
+}
+
+func (f *faults) node(spec *clearwayv1.NodeSpec) {
+	f.asn("spec.asNumber", spec.GetAsNumber(), true)
+	seen := map[bool]string{}
+	for i, text := range spec.GetAddresses() {
+		field := fmt.Sprintf("spec.addresses[%d]", i)
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil || prefix.Addr().Is4In6() {
+			f.add(field, text, "must be an address with its prefix length, such as 192.0.2.11/24 or 2001:db8::11/64")
+			continue
+		}
+		if !isHost(prefix.Addr()) || prefix.Addr().IsLoopback() || prefix.Addr().IsLinkLocalUnicast() {
+			f.add(field, text, "is no address by which other machines reach the node")
+		}
+		if before, two := seen[prefix.Addr().Is4()]; two {
+			f.add(field, text, "is the second of its family, after %s; name one a family", before)
+		}
+		seen[prefix.Addr().Is4()] = text
+	}
+	for key, value := range spec.GetLabels() {
+		for _, why := range validation.IsQualifiedName(key) {
+			f.add(fmt.Sprintf("spec.labels[%s]", key), key, "%s", why)
+		}
+		for _, why := range validation.IsValidLabelValue(value) {
+			f.add(fmt.Sprintf("spec.labels[%s]", key), value, "%s", why)
+		}
+	}
+}
+
+var operators = map[string]selection.Operator{
+	"In": selection.In, "NotIn": selection.NotIn, "Exists": selection.Exists, "DoesNotExist": selection.DoesNotExist,
+}
+
+func (f *faults) selector(field string, selector *clearwayv1.LabelSelector) {
+	for key, value := range selector.GetMatchLabels() {
+		f.requirement(field+".matchLabels["+key+"]", key, selection.Equals, []string{value})
+	}
+	for i, expression := range selector.GetMatchExpressions() {
+		at := fmt.Sprintf("%s.matchExpressions[%d]", field, i)
+		operator, ok := operators[expression.GetOperator()]
+		if !ok {
+			f.add(at+".operator", expression.GetOperator(), "must be In, NotIn, Exists or DoesNotExist")
+			continue
+		}
+		f.requirement(at, expression.GetKey(), operator, expression.GetValues())
+	}
+}
+
+func (f *faults) requirement(field, key string, operator selection.Operator, values []string) {
+	if _, err := labels.NewRequirement(key, operator, values); err != nil {
+		f.add(field, key, "%s", err)
+	}
+}
