@@ -3,6 +3,7 @@ package bench
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -101,10 +102,9 @@ func awaitReady(ctx context.Context, in *namespace, of *process, url string) err
 		if err != nil {
 			return err
 		}
-		defer answer.Body.Close()
 		if answer.StatusCode != http.StatusOK {
-			return fmt.Errorf("%s says %s", url, answer.Status)
+			err = fmt.Errorf("%s says %s", url, answer.Status)
 		}
-		return nil
+		return errors.Join(err, answer.Body.Close())
 	})
 }

@@ -109,6 +109,7 @@ func filesystemOf(dir string) string {
 		unix.EXT4_SUPER_MAGIC: "ext4", unix.XFS_SUPER_MAGIC: "xfs", unix.BTRFS_SUPER_MAGIC: "btrfs",
 		unix.TMPFS_MAGIC: "tmpfs", unix.OVERLAYFS_SUPER_MAGIC: "overlayfs", 0x2fc12fc1: "zfs",
 	}
+	//nolint:unconvert // 32 bits wide on some machines
 	if name, known := names[int64(info.Type)]; known {
 		return name
 	}

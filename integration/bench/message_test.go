@@ -3,6 +3,7 @@ package bench
 import (
 	"bytes"
 	"encoding/hex"
+	"errors"
 	"io"
 	"net/netip"
 	"strings"
@@ -130,7 +131,7 @@ func TestReadMessageRefusesImpossibleLengths(t *testing.T) {
 			t.Errorf("a message of %d bytes was taken", length)
 		}
 	}
-	if _, _, err := readMessage(bytes.NewReader(appendKeepalive(nil)[:10])); err == nil || err == io.EOF {
+	if _, _, err := readMessage(bytes.NewReader(appendKeepalive(nil)[:10])); err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("half a header: %v", err)
 	}
 }

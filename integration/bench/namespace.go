@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -59,12 +60,11 @@ func onOwnThread(f func() error) error {
 			done <- fmt.Errorf("own network namespace: %w", err)
 			return
 		}
-		defer home.Close()
 		err = f()
 		if netns.Set(home) == nil {
 			runtime.UnlockOSThread()
 		}
-		done <- err
+		done <- errors.Join(err, home.Close())
 	}()
 	return <-done
 }

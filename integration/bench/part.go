@@ -99,7 +99,7 @@ func (e *environment) folder(name string) (string, error) {
 
 // Run does the plan's parts one after the other. When ctx ends it stops, and leaves nothing behind either. Some
 // results beside an error are those of the parts that were done.
-func Run(ctx context.Context, plan Plan) (*Report, error) {
+func Run(ctx context.Context, plan Plan) (report *Report, err error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("root is needed: the contenders run in network namespaces of their own")
 	}
@@ -111,13 +111,13 @@ func Run(ctx context.Context, plan Plan) (*Report, error) {
 	if err != nil {
 		return nil, fmt.Errorf("folder of the run: %w", err)
 	}
-	defer os.RemoveAll(dir)
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	// FRR's daemons give up root, and must still get through to their own folders.
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("folder of the run: %w", err)
 	}
 	env := &environment{plan: plan, dir: dir}
-	report := &Report{Time: time.Now()}
+	report = &Report{Time: time.Now()}
 	if report.Machine, err = describeMachine(ctx, env); err != nil {
 		return nil, err
 	}

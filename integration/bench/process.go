@@ -29,12 +29,12 @@ func start(in *namespace, dir, path string, arguments ...string) (*process, erro
 	if err != nil {
 		return nil, fmt.Errorf("log of %s: %w", name, err)
 	}
-	defer log.Close()
 	//nolint:noctx // stop ends it: a daemon first gets SIGTERM, which a context's end would not give it
 	command := exec.Command(path, arguments...)
 	command.Dir, command.Stdout, command.Stderr = dir, log, log
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if err := in.do(command.Start); err != nil {
+	// The daemon has a copy of the log's descriptor.
+	if err := errors.Join(in.do(command.Start), log.Close()); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
 	started := &process{name: name, command: command, log: log.Name(), exited: make(chan struct{})}

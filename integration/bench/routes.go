@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -156,8 +157,7 @@ func (r *router) pass(ctx context.Context, messages []byte, want int) (float64, 
 	ended, err := r.watch.await(ctx, want, routeLimit, r.check)
 	if err != nil {
 		r.feeder.close() // the writer may be stuck behind a router that reads no more
-		<-wrote
-		return 0, err
+		return 0, errors.Join(err, <-wrote)
 	}
 	return milliseconds(ended.Sub(began)), <-wrote
 }

@@ -1,10 +1,13 @@
 package bench
 
 import (
+	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -138,5 +141,33 @@ func TestWatchCountsWhatTheKernelHas(t *testing.T) {
 	change(netlink.RouteDel, feedPrefix(0))
 	if diff := cmp.Diff([2]int{1, 1}, counts()); diff != "" {
 		t.Errorf("after one was removed: %s", diff)
+	}
+}
+
+// Ctrl-C ends the context of the run, and whatever the run has started must end with it.
+func TestInterruptedRunLeavesNothing(t *testing.T) {
+	needRoot(t)
+	ctx, interrupt := context.WithCancel(t.Context())
+	defer interrupt()
+	env := &environment{plan: tinyPlan(t)}
+	env.dir = env.plan.Dir
+	env.plan.Progress = func(line string) {
+		if strings.Contains(line, "round 1") {
+			interrupt()
+		}
+	}
+	routers := []*router{{name: "bird", start: startBIRD}, {name: "frr", start: startFRR}}
+	if _, err := compareRouters(ctx, env, routers); !errors.Is(err, context.Canceled) {
+		t.Fatalf("error %v is not the interruption", err)
+	}
+	for _, router := range routers {
+		if len(router.processes) == 0 {
+			t.Errorf("%s was not started: the test shows nothing", router.name)
+		}
+		for _, each := range router.processes {
+			if err := each.check(); err == nil {
+				t.Errorf("%s still runs", each.name)
+			}
+		}
 	}
 }
