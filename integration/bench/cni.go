@@ -22,6 +22,8 @@ const (
 type plugin struct {
 	name, path string
 	config     []byte
+	// The Pod's network namespace. The plugins' main programs refuse their own.
+	pod *namespace
 	// Times of whole processes in milliseconds, by what was asked.
 	version, add, del, parallelAdd, parallelDel []float64
 	// Answers per second with many at once, a value a round.
@@ -34,7 +36,12 @@ func runCNI(ctx context.Context, env *environment) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	plugins, daemons, err := startPlugins(ctx, env, dir)
+	pod, err := newNamespace()
+	if err != nil {
+		return Result{}, err
+	}
+	defer pod.close()
+	plugins, daemons, err := startPlugins(ctx, env, dir, pod)
 	defer daemons.close()
 	if err != nil {
 		return Result{}, err
@@ -87,7 +94,7 @@ func startAddressing(ctx context.Context, env *environment, dir, more string) (s
 	return started, err
 }
 
-func startPlugins(ctx context.Context, env *environment, dir string) ([]*plugin, addressing, error) {
+func startPlugins(ctx context.Context, env *environment, dir string, pod *namespace) ([]*plugin, addressing, error) {
 	var daemons addressing
 	ours, err := env.binary("clearway-ipam")
 	if err != nil {
@@ -102,10 +109,10 @@ func startPlugins(ctx context.Context, env *environment, dir string) ([]*plugin,
 		return nil, daemons, err
 	}
 	return []*plugin{
-		{name: "clearway", path: ours, config: networkConfig(map[string]any{
+		{name: "clearway", path: ours, pod: pod, config: networkConfig(map[string]any{
 			"type": "clearway-ipam", "socket": daemons.socket,
 		})},
-		{name: "host-local", path: rival, config: networkConfig(map[string]any{
+		{name: "host-local", path: rival, pod: pod, config: networkConfig(map[string]any{
 			"type": "host-local", "dataDir": filepath.Join(dir, "host-local"),
 			"ranges": [][]map[string]string{{{"subnet": "10.0.0.0/8"}}},
 		})},
@@ -211,7 +218,7 @@ func (p *plugin) call(ctx context.Context, verb, container string) (float64, err
 	command := exec.CommandContext(ctx, p.path)
 	command.Env = []string{
 		"CNI_COMMAND=" + verb, "CNI_CONTAINERID=" + container, "CNI_IFNAME=eth0",
-		"CNI_NETNS=/proc/self/ns/net", "CNI_PATH=" + filepath.Dir(p.path),
+		"CNI_NETNS=" + p.pod.path(), "CNI_PATH=" + filepath.Dir(p.path),
 		"CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=bench;K8S_POD_NAME=" + container + ";K8S_POD_UID=" + container,
 	}
 	var stdout, stderr bytes.Buffer

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 
 	"github.com/vishvananda/netlink"
@@ -38,6 +39,9 @@ func (n *namespace) close() {
 		_ = n.handle.Close() // nothing can be done about it
 	}
 }
+
+// path names the namespace to other processes, while it is open here.
+func (n *namespace) path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), int(n.handle)) }
 
 // do calls f on a thread that is inside the namespace. Sockets that f opens and processes that it starts stay there.
 func (n *namespace) do(f func() error) error {
