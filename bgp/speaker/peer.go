@@ -1,0 +1,181 @@
+package speaker
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/osrg/gobgp/v4/api"
+
+	"github.com/clearway/clearway/bgp/config"
+	"github.com/clearway/clearway/bgp/route"
+)
+
+const (
+	// allowAnyOwnAS keeps GoBGP from dropping looped paths by itself: it leaves the peer's former path in place then,
+	// and tells nobody. The import policy counts instead, and says why.
+	allowAnyOwnAS = 255
+	// deferralSeconds is how long GoBGP keeps quiet after a restart while it waits for others' End-of-RIB (RFC 4724
+	// section 4.1). What we tell does not depend on what we hear, so it need not wait at all; 0 would mean 360 s.
+	deferralSeconds = 1
+	// idleHoldSeconds is the least wait after a reset by an administrator; 0 would mean 30 s.
+	idleHoldSeconds = 1
+)
+
+// peerOf is a neighbour as GoBGP takes it. restarting sets the Restart State and Forwarding State bits of our OPEN.
+func peerOf(n config.Neighbor, password string, restarting bool) *api.Peer {
+	peer := &api.Peer{
+		Conf: &api.PeerConf{
+			NeighborAddress: n.Address.String(), PeerAsn: n.PeerASN, LocalAsn: n.LocalASN,
+			AuthPassword: password, AllowOwnAsn: allowAnyOwnAS,
+		},
+		Timers: &api.Timers{Config: &api.TimersConfig{
+			HoldTime: seconds(n.HoldTime), KeepaliveInterval: seconds(n.KeepaliveTime),
+			ConnectRetry: seconds(n.ConnectRetryTime), IdleHoldTimeAfterReset: idleHoldSeconds,
+		}},
+		Transport: &api.Transport{RemotePort: uint32(n.Port), PassiveMode: n.Passive},
+		// A plain eBGP session is sent with TTL 1; GoBGP does the same to a peer it takes for external.
+		EbgpMultihop: &api.EbgpMultihop{Enabled: n.MultihopTTL > 0 && n.EBGP(), MultihopTtl: uint32(n.MultihopTTL)},
+	}
+	if n.SourceAddress.IsValid() {
+		peer.Transport.LocalAddress = n.SourceAddress.String()
+	}
+	if n.GracefulRestart.Enabled {
+		peer.GracefulRestart = &api.GracefulRestart{
+			Enabled: true, RestartTime: uint32(seconds(n.GracefulRestart.RestartTime)), DeferralTime: deferralSeconds,
+			NotificationEnabled: true, // RFC 8538: a NOTIFICATION, too, leaves the routes in place
+			LocalRestarting:     restarting,
+		}
+	}
+	for _, family := range n.Families {
+		peer.AfiSafis = append(peer.AfiSafis, &api.AfiSafi{
+			Config:            &api.AfiSafiConfig{Family: apiFamily(family), Enabled: true},
+			MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: n.GracefulRestart.Enabled}},
+		})
+	}
+	return peer
+}
+
+func seconds(d time.Duration) uint64 { return uint64(d / time.Second) }
+
+func apiFamily(family route.Family) *api.Family {
+	if family == route.IPv4 {
+		return &api.Family{Afi: api.Family_AFI_IP, Safi: api.Family_SAFI_UNICAST}
+	}
+	return &api.Family{Afi: api.Family_AFI_IP6, Safi: api.Family_SAFI_UNICAST}
+}
+
+// maxPassword is TCP_MD5SIG_MAXKEYLEN of Linux.
+const maxPassword = 80
+
+// readPassword reads the first line of a file. Its errors name the file and never hold what is in it.
+func readPassword(file string) (string, error) {
+	if file == "" {
+		return "", nil
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		var path *os.PathError
+		if errors.As(err, &path) {
+			err = path.Err
+		}
+		return "", fmt.Errorf("password file %s cannot be read: %w", file, err)
+	}
+	defer f.Close()
+	line, err := bufio.NewReader(io.LimitReader(f, maxPassword+2)).ReadString('\n')
+	if err != nil && err != io.EOF {
+		return "", fmt.Errorf("password file %s cannot be read", file)
+	}
+	line = strings.TrimRight(line, "\r\n")
+	switch {
+	case line == "":
+		return "", fmt.Errorf("password file %s has an empty first line; it must hold the password", file)
+	case len(line) > maxPassword:
+		return "", fmt.Errorf("the password in %s is too long: TCP-MD5 takes at most %d bytes", file, maxPassword)
+	}
+	return line, nil
+}
+
+// policies are the two global ones: import takes in what is ours alone; export sends what is ours, but for what a
+// neighbour is not to get. A neighbour whose session has another local address than the node's gets that address as
+// next hop in the session's own family: it may know no road to the other.
+func policies(desired config.Desired) *api.SetPoliciesRequest {
+	request := &api.SetPoliciesRequest{}
+	local := &api.Statement{
+		Name:       "ours",
+		Conditions: &api.Conditions{RouteType: api.Conditions_ROUTE_TYPE_LOCAL},
+		Actions:    &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_ACCEPT},
+	}
+	export := &api.Policy{Name: exportPolicy}
+	for _, n := range desired.Neighbors {
+		export.Statements = append(export.Statements, withhold(request, n)...)
+		if n.SourceAddress != desired.Global.NextHop(route.FamilyOf(netip.PrefixFrom(n.Address, 0))) {
+			export.Statements = append(export.Statements, sourceAsNextHop(request, n))
+		}
+	}
+	export.Statements = append(export.Statements, &api.Statement{
+		Name: "ours to them", Conditions: local.Conditions, Actions: local.Actions,
+	})
+	request.Policies = []*api.Policy{{Name: importPolicy, Statements: []*api.Statement{local}}, export}
+	return request
+}
+
+const (
+	importPolicy = "clearway import"
+	exportPolicy = "clearway export"
+)
+
+func neighborSet(request *api.SetPoliciesRequest, n config.Neighbor) *api.MatchSet {
+	name := "neighbor " + n.Address.String()
+	for _, set := range request.DefinedSets {
+		if set.Name == name {
+			return &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: name}
+		}
+	}
+	request.DefinedSets = append(request.DefinedSets, &api.DefinedSet{
+		DefinedType: api.DefinedType_DEFINED_TYPE_NEIGHBOR, Name: name,
+		List: []string{netip.PrefixFrom(n.Address, n.Address.BitLen()).String()},
+	})
+	return &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: name}
+}
+
+func withhold(request *api.SetPoliciesRequest, n config.Neighbor) []*api.Statement {
+	var statements []*api.Statement
+	for _, family := range []route.Family{route.IPv4, route.IPv6} {
+		set := &api.DefinedSet{
+			DefinedType: api.DefinedType_DEFINED_TYPE_PREFIX, Name: fmt.Sprintf("withhold IPv%d from %s", family, n.Address),
+		}
+		for _, prefix := range n.Withhold {
+			if route.FamilyOf(prefix) == family {
+				bits := uint32(prefix.Bits())
+				set.Prefixes = append(set.Prefixes, &api.Prefix{IpPrefix: prefix.String(), MaskLengthMin: bits, MaskLengthMax: bits})
+			}
+		}
+		if len(set.Prefixes) == 0 {
+			continue
+		}
+		request.DefinedSets = append(request.DefinedSets, set)
+		statements = append(statements, &api.Statement{
+			Name: set.Name,
+			Conditions: &api.Conditions{
+				NeighborSet: neighborSet(request, n), PrefixSet: &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: set.Name},
+			},
+			Actions: &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_REJECT},
+		})
+	}
+	return statements
+}
+
+func sourceAsNextHop(request *api.SetPoliciesRequest, n config.Neighbor) *api.Statement {
+	family := route.FamilyOf(netip.PrefixFrom(n.Address, 0))
+	return &api.Statement{
+		Name:       "next hop to " + n.Address.String(),
+		Conditions: &api.Conditions{NeighborSet: neighborSet(request, n), AfiSafiIn: []*api.Family{apiFamily(family)}},
+		Actions:    &api.Actions{Nexthop: &api.NexthopAction{Self: true}},
+	}
+}
