@@ -263,3 +263,26 @@ func (n Neighbor) Withheld(advertise []route.Advertisement) []netip.Prefix {
 	}
 	return withheld
 }
+
+// Pools are the pools by prefix, with their names. One that cannot be read is left out: it was refused when it was
+// applied.
+func Pools(snapshot *clearwayv1.NodeSnapshot) map[netip.Prefix]string {
+	pools := map[netip.Prefix]string{}
+	for _, pool := range snapshot.GetPools() {
+		if prefix, why := policy.ParsePrefix(pool.GetSpec().GetCidr()); why == "" {
+			pools[prefix] = pool.GetMetadata().GetName()
+		}
+	}
+	return pools
+}
+
+// Aggregates are the declared aggregates.
+func Aggregates(snapshot *clearwayv1.NodeSnapshot) map[netip.Prefix]struct{} {
+	aggregates := map[netip.Prefix]struct{}{}
+	for _, text := range snapshot.GetBgpConfiguration().GetSpec().GetAggregates() {
+		if prefix, why := policy.ParsePrefix(text); why == "" && prefix.Bits() > 0 {
+			aggregates[prefix] = struct{}{}
+		}
+	}
+	return aggregates
+}

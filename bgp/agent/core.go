@@ -1,0 +1,398 @@
+package agent
+
+import (
+	"log/slog"
+	"net/netip"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/clearway/clearway/bgp/config"
+	"github.com/clearway/clearway/bgp/policy"
+	"github.com/clearway/clearway/bgp/rib"
+	"github.com/clearway/clearway/bgp/route"
+	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
+)
+
+// core is the agent's state and what follows from its inputs. It belongs to one goroutine and is told the time.
+type core struct {
+	node    string
+	speaker Speaker
+	fib     FIB
+	log     *slog.Logger
+
+	snapshot *clearwayv1.NodeSnapshot // nil: unknown
+	blocks   []netip.Prefix           // own ones, ascending; see blocksKnown
+	// blocksKnown: the blocks were said once. Without them, or without a snapshot, the speaker is told nothing:
+	// a session that came up before its routes would end its first burst with an empty End-of-RIB.
+	blocksKnown bool
+	built       config.Desired // of the newest snapshot, without what is advertised
+	desired     config.Desired // what the speaker was told last
+	problems    map[config.Problem]bool
+
+	ownership policy.Log
+	judge     policy.Judge
+	table     *rib.Table
+
+	online      bool
+	onlineSince time.Time // since when it is as online says
+	afterOnline bool      // online again, and the log has not spoken since
+
+	restart  restart
+	events   events
+	sessions map[netip.Addr]string // their states when last looked at
+	rejected map[policy.Rule]int64
+}
+
+func newCore(options Options) *core {
+	c := &core{
+		node: options.Node, speaker: options.Speaker, fib: options.FIB, log: options.Logger,
+		problems: map[config.Problem]bool{}, sessions: map[netip.Addr]string{}, rejected: map[policy.Rule]int64{},
+		restart: restart{start: options.Start}, events: newEvents(options.Node),
+	}
+	if c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
+	c.table = rib.New(c.judge.Judge)
+	c.judge.Owners = c.ownership.Owners()
+	return c
+}
+
+// begin notes when the agent started to work.
+func (c *core) begin(now time.Time) {
+	c.onlineSince = now
+	c.restart.begin(now)
+}
+
+// receive takes over what came in, all of it before anything is done.
+func (c *core) receive(box mailbox, now time.Time) {
+	var touched touched
+	for _, piece := range box.ownership {
+		c.receiveOwnership(piece, &touched)
+	}
+	if box.online != nil {
+		c.setOnline(*box.online, now)
+	}
+	before := c.blocks
+	if box.blocks != nil {
+		c.setBlocks(*box.blocks, &touched)
+	}
+	if box.snapshot != nil {
+		c.snapshot = box.snapshot
+	}
+	if box.snapshot != nil || touched.all {
+		c.configure(&touched, now)
+	}
+	c.write(before, touched)
+	c.tell(now)
+}
+
+// touched is what a change of inputs makes to be judged again.
+type touched struct {
+	all      bool
+	prefixes []netip.Prefix // and all that share addresses with them
+}
+
+func (c *core) receiveOwnership(piece *clearwayv1.WatchOwnershipResponse, touched *touched) {
+	effect, err := c.ownership.Receive(piece)
+	if err != nil {
+		c.log.Error("entries of the ownership log are left out", "error", err)
+	}
+	c.judge.Owners = c.ownership.Owners()
+	touched.all = touched.all || effect.Nodes
+	touched.prefixes = append(touched.prefixes, effect.Blocks...)
+	if piece.GetComplete() && c.afterOnline {
+		c.comeBack(touched)
+	}
+}
+
+func (c *core) setOnline(online bool, now time.Time) {
+	if online == c.online {
+		return
+	}
+	c.online, c.onlineSince = online, now
+	c.afterOnline = online
+}
+
+// comeBack ends the time alone: from now on the log names what is owned. It is not ended with the first sign of
+// ipamd, for what was taken alone would be given up for the moment until the log has spoken.
+func (c *core) comeBack(touched *touched) {
+	c.afterOnline = false
+	touched.all = touched.all || c.judge.Alone
+	c.judge.Alone = false
+}
+
+func (c *core) setBlocks(blocks []netip.Prefix, touched *touched) {
+	blocks = slices.Clone(blocks)
+	slices.SortFunc(blocks, netip.Prefix.Compare)
+	blocks = slices.Compact(blocks)
+	c.blocksKnown = true
+	for _, block := range c.blocks {
+		if !slices.Contains(blocks, block) {
+			c.judge.Own.Delete(block)
+			touched.prefixes = append(touched.prefixes, block)
+		}
+	}
+	for _, block := range blocks {
+		if !slices.Contains(c.blocks, block) {
+			c.judge.Own.Insert(block, struct{}{})
+			touched.prefixes = append(touched.prefixes, block)
+		}
+	}
+	c.blocks = blocks
+}
+
+// configure computes neighbours and what the judge goes by.
+func (c *core) configure(touched *touched, now time.Time) {
+	if c.snapshot == nil {
+		return
+	}
+	built, problems := config.Build(c.node, c.snapshot, c.ownership.Owners().Nodes())
+	c.built = built
+	c.note(problems, now)
+	peers := map[netip.Addr]policy.Peer{}
+	for _, neighbor := range built.Neighbors {
+		peers[neighbor.Address] = neighbor.Peer()
+	}
+	pools, aggregates := config.Pools(c.snapshot), config.Aggregates(c.snapshot)
+	asn := config.ClusterASN(c.snapshot)
+	if reflect.DeepEqual(peers, c.judge.Peers) && reflect.DeepEqual(aggregates, c.judge.Aggregates) &&
+		c.samePools(pools) && asn == c.judge.DefaultASN {
+		return
+	}
+	touched.all = true
+	c.judge.Peers, c.judge.Aggregates, c.judge.DefaultASN = peers, aggregates, asn
+	for prefix := range c.judge.Pools.Clone().All() {
+		c.judge.Pools.Delete(prefix)
+	}
+	for prefix, name := range pools {
+		c.judge.Pools.Insert(prefix, name)
+	}
+}
+
+func (c *core) samePools(pools map[netip.Prefix]string) bool {
+	for prefix, name := range pools {
+		if there, ok := c.judge.Pools.Get(prefix); !ok || there != name {
+			return false
+		}
+	}
+	return len(pools) == c.judge.Pools.Size()
+}
+
+// note reports problems of the configuration, each once while it lasts.
+func (c *core) note(problems []config.Problem, now time.Time) {
+	present := map[config.Problem]bool{}
+	for _, problem := range problems {
+		present[problem] = true
+		if !c.problems[problem] {
+			c.log.Warn(problem.Message, "regarding", problem.Regarding, "reason", problem.Reason)
+			c.events.add(now, "Warning", problem.Reason, problem.Regarding, problem.Message)
+		}
+	}
+	c.problems = present
+}
+
+// write brings the route writer to the new own blocks and verdicts. A prefix may be both given up and learned (or the
+// reverse): the verdicts come over what goes, and the own blackholes over the verdicts.
+func (c *core) write(before []netip.Prefix, touched touched) {
+	changes := map[netip.Prefix]*route.Kernel{}
+	for _, block := range before {
+		if !slices.Contains(c.blocks, block) && blackholed(block) {
+			changes[block] = nil
+		}
+	}
+	for _, prefix := range c.affected(touched) {
+		if change, changed := c.table.Rejudge(prefix); changed {
+			changes[prefix] = change.Route
+		} else if _, given := changes[prefix]; given {
+			changes[prefix] = c.table.Get(prefix).Route
+		}
+	}
+	for _, block := range c.blocks {
+		if _, given := changes[block]; blackholed(block) && (given || !slices.Contains(before, block)) {
+			changes[block] = &route.Kernel{Prefix: block, Blackhole: true}
+		}
+	}
+	if len(changes) == 0 {
+		return
+	}
+	list := make([]route.Change, 0, len(changes))
+	for prefix, kernel := range changes {
+		list = append(list, route.Change{Prefix: prefix, Route: kernel})
+	}
+	slices.SortFunc(list, func(a, b route.Change) int { return a.Prefix.Compare(b.Prefix) })
+	c.fib.Apply(list)
+}
+
+// blackholed tells whether an own block gets a blackhole route, so that a packet to one of its free addresses does not
+// go back to the router it came from. A single address has none: its Pod's own route has the same destination.
+func blackholed(block netip.Prefix) bool { return !block.IsSingleIP() }
+
+func (c *core) affected(touched touched) []netip.Prefix {
+	if touched.all {
+		list := make([]netip.Prefix, 0, c.table.Len())
+		for prefix := range c.table.All {
+			list = append(list, prefix)
+		}
+		return list
+	}
+	seen := map[netip.Prefix]bool{}
+	var list []netip.Prefix
+	for _, prefix := range touched.prefixes {
+		for _, at := range c.table.Touching(prefix) {
+			if !seen[at] {
+				seen[at] = true
+				list = append(list, at)
+			}
+		}
+	}
+	return list
+}
+
+// tell gives the speaker the whole, once both halves of it are known.
+func (c *core) tell(now time.Time) {
+	if c.snapshot == nil || !c.blocksKnown {
+		return
+	}
+	desired := config.Desired{Global: c.built.Global, Neighbors: slices.Clone(c.built.Neighbors)}
+	for _, block := range c.blocks {
+		desired.Advertise = append(desired.Advertise, route.Advertisement{Prefix: block})
+	}
+	for i, neighbor := range desired.Neighbors {
+		desired.Neighbors[i].Withhold = neighbor.Withheld(desired.Advertise)
+	}
+	if c.restart.told.IsZero() {
+		c.restart.told = now
+	} else if reflect.DeepEqual(desired, c.desired) {
+		return
+	}
+	c.desired = desired
+	c.speaker.Set(desired)
+}
+
+// learn takes over what peers tell.
+func (c *core) learn(learned []route.Learned, now time.Time) {
+	var changes []route.Change
+	for _, prefix := range learned {
+		if change, changed := c.table.Set(prefix); changed {
+			changes = append(changes, change)
+		}
+		c.watch(prefix.Prefix, now)
+	}
+	if len(changes) > 0 {
+		c.fib.Apply(changes)
+	}
+}
+
+// watch counts and reports what was rejected.
+func (c *core) watch(prefix netip.Prefix, now time.Time) {
+	entry := c.table.Get(prefix)
+	if entry == nil {
+		return
+	}
+	for i, verdict := range entry.Verdicts {
+		if verdict.Decision != policy.Reject {
+			continue
+		}
+		c.rejected[verdict.Rule]++
+		path := entry.Paths[i]
+		key := path.Peer.String() + " " + verdict.Rule.String()
+		if !c.events.due(key, now) {
+			continue
+		}
+		reason := c.judge.Explain(path)
+		origin := c.judge.Peers[path.Peer].Origin
+		c.log.Warn("path rejected (others like it are counted, not logged, for a while)", "prefix", prefix, "peer", path.Peer,
+			"origin", origin, "nextHop", path.NextHop, "asPath", path.ASPath, "rule", verdict.Rule.String(), "reason", reason)
+		c.events.add(now, "Warning", "PathRejected", origin, prefix.String()+" from "+path.Peer.String()+": "+reason)
+	}
+}
+
+// tick does what depends on time alone.
+func (c *core) tick(now time.Time) {
+	var touched touched
+	switch {
+	case !c.online && !c.judge.Alone && now.Sub(c.onlineSince) >= limits.alone:
+		c.judge.Alone = true
+		touched.prefixes = c.table.Waiting()
+	case c.online && c.afterOnline && now.Sub(c.onlineSince) >= limits.alone:
+		c.comeBack(&touched) // ipamd has nothing new to say
+	}
+	if touched.all || len(touched.prefixes) > 0 {
+		c.write(c.blocks, touched)
+	}
+	sessions := c.speaker.Sessions()
+	c.follow(sessions, now)
+	c.settle(sessions, now)
+}
+
+// follow reports sessions that came up or went down.
+func (c *core) follow(sessions []route.Session, now time.Time) {
+	states := make(map[netip.Addr]string, len(sessions))
+	for _, s := range sessions {
+		states[s.Peer] = s.State
+		was := c.sessions[s.Peer]
+		switch {
+		case s.State == route.Established && was != route.Established:
+			c.events.add(now, "Normal", "SessionEstablished", s.Origin, "session with "+s.Peer.String()+" is established")
+		case s.State != route.Established && was == route.Established:
+			c.events.add(now, "Warning", "SessionLost", s.Origin, "session with "+s.Peer.String()+" is lost: "+s.Reason)
+		}
+	}
+	c.sessions = states
+}
+
+// settle says Settled when every source has spoken (the invariant NoEarlyPrune). The sessions were listed before: what
+// they told until then is taken first.
+func (c *core) settle(sessions []route.Session, now time.Time) {
+	if c.restart.settled || !c.ownership.Complete() || c.restart.told.IsZero() {
+		return
+	}
+	missing := c.missing(sessions)
+	late := now.Sub(c.restart.told) >= c.patience()
+	if len(missing) > 0 && !late {
+		c.restart.why = "waiting for End-of-RIB from " + names(missing)
+		return
+	}
+	for {
+		learned := c.speaker.Take(limits.batch)
+		if len(learned) == 0 {
+			break
+		}
+		c.learn(learned, now)
+	}
+	if len(c.table.Waiting()) > 0 && !late {
+		c.restart.why = "waiting for the ownership log to name what peers tell"
+		return
+	}
+	c.fib.Settled()
+	c.restart.settle(sessions, missing, now)
+	c.log.Info("every source has spoken: routes of before that nobody wants are removed now",
+		"restart", c.restart.outcome, "why", c.restart.why)
+	c.events.add(now, "Normal", "Settled", "Node/"+c.node, c.restart.why)
+}
+
+// missing are the wanted sessions whose peers have not told all they know yet.
+func (c *core) missing(sessions []route.Session) []route.Session {
+	ended := map[netip.Addr]route.Session{}
+	for _, s := range sessions {
+		ended[s.Peer] = s
+	}
+	var missing []route.Session
+	for _, neighbor := range c.desired.Neighbors {
+		if s := ended[neighbor.Address]; !s.EndOfRIB {
+			s.Peer, s.Origin = neighbor.Address, neighbor.Origin
+			missing = append(missing, s)
+		}
+	}
+	return missing
+}
+
+// patience is how long neighbours may take after a start.
+func (c *core) patience() time.Duration {
+	longest := limits.settle
+	for _, neighbor := range c.desired.Neighbors {
+		longest = max(longest, neighbor.GracefulRestart.DeferralTime+limits.settleExtra)
+	}
+	return longest
+}
