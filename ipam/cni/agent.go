@@ -62,10 +62,10 @@ func call(socket string, wait patience, do func(context.Context, clearwayv1.Addr
 func callOn(ctx context.Context, raw net.Conn, do func(context.Context, clearwayv1.AddressServiceClient) error) error {
 	conn, err := newClient(raw)
 	if err != nil {
-		raw.Close()
+		_ = raw.Close()
 		return err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	return do(ctx, clearwayv1.NewAddressServiceClient(conn))
 }
 

@@ -11,10 +11,10 @@ import (
 type environment struct {
 	types.CommonArgs
 	IP                         types.UnmarshallableString // one address, or several with commas between
-	K8S_POD_NAMESPACE          types.UnmarshallableString //nolint:revive,staticcheck // types.LoadArgs finds fields by name
-	K8S_POD_NAME               types.UnmarshallableString //nolint:revive,staticcheck
-	K8S_POD_UID                types.UnmarshallableString //nolint:revive,staticcheck
-	K8S_POD_INFRA_CONTAINER_ID types.UnmarshallableString //nolint:revive,staticcheck
+	K8S_POD_NAMESPACE          types.UnmarshallableString //nolint:staticcheck // types.LoadArgs finds fields by name
+	K8S_POD_NAME               types.UnmarshallableString //nolint:staticcheck // types.LoadArgs finds fields by name
+	K8S_POD_UID                types.UnmarshallableString //nolint:staticcheck // types.LoadArgs finds fields by name
+	K8S_POD_INFRA_CONTAINER_ID types.UnmarshallableString //nolint:staticcheck // types.LoadArgs finds fields by name
 }
 
 // parseArgs reads CNI_ARGS. An argument that is not known is an error, code 4, unless IgnoreUnknown is set.

@@ -31,7 +31,7 @@ const (
 	MaxBytes   = 16 << 10 // of one file
 )
 
-// ErrFull: the spool has MaxEntries files.
+// ErrFull tells that the spool has MaxEntries files.
 var ErrFull = errors.New("spool is full")
 
 // staleAfter is how old an unfinished file must be for its writer to be dead.
@@ -104,7 +104,7 @@ func room(dir, target string) error {
 	if err != nil {
 		return err
 	}
-	defer folder.Close()
+	defer func() { _ = folder.Close() }()
 	names, err := folder.Readdirnames(MaxEntries)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
@@ -142,7 +142,7 @@ func syncDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	defer folder.Close()
+	defer func() { _ = folder.Close() }()
 	return folder.Sync()
 }
 
@@ -205,7 +205,7 @@ func load(path string) (Entry, error) {
 	if err != nil {
 		return Entry{}, err
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }() // only read
 	info, err := file.Stat()
 	if err != nil {
 		return Entry{}, err
@@ -258,7 +258,7 @@ func Remove(entry Entry) error {
 func name(attachment *clearwayv1.Attachment) string {
 	hash := sha256.New()
 	for _, part := range []string{attachment.GetNetwork(), attachment.GetContainerId(), attachment.GetIfname()} {
-		io.WriteString(hash, part+"\x00")
+		_, _ = io.WriteString(hash, part+"\x00") // a hash has no errors
 	}
 	return hex.EncodeToString(hash.Sum(nil))[:32] + ".json"
 }
