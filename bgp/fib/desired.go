@@ -71,7 +71,7 @@ func (w *Writer) merge(prefixes []netip.Prefix, changes map[netip.Prefix]*route.
 func (w *Writer) prune() {
 	pruned := 0
 	for _, e := range w.entries {
-		if e.want == nil && e.have != nil && !e.sentinel {
+		if e.target == nil && e.have != nil {
 			w.enqueue(e)
 			pruned++
 		}

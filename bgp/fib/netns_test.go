@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -140,7 +141,7 @@ func waitState(t testing.TB, w *Writer, prefix string, want route.InstallState) 
 			return got
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%s is %v (%s), want %v\n%s%s", p, got.State, got.Reason, want, ip(t, "route"), ip(t, "-6 route"))
+			t.Fatalf("%s is %v (%s), want %v\n%s", p, got.State, got.Reason, want, shown(t, prefix))
 		}
 	}
 }
@@ -153,6 +154,13 @@ func shown(t testing.TB, prefix string) string {
 		family = "-6"
 	}
 	return strings.Join(strings.Fields(ip(t, family+" route show exact "+prefix)), " ")
+}
+
+// hopsShown is shown with the hops in order: the kernel keeps IPv6 hops as they came.
+func hopsShown(t testing.TB, prefix string) string {
+	parts := strings.Split(shown(t, prefix), " nexthop ")
+	slices.Sort(parts[1:])
+	return strings.Join(parts, " nexthop ")
 }
 
 // waitShown waits until ip(8) shows a prefix as wanted.

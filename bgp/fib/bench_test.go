@@ -1,0 +1,143 @@
+package fib
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/clearway/clearway/bgp/route"
+)
+
+// blocks makes n distinct /24s, all by one next hop.
+func blocks(n int, hop string) []route.Change {
+	addr := netip.MustParseAddr(hop)
+	changes := make([]route.Change, n)
+	for i := range changes {
+		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{byte(20 + i>>16), byte(i >> 8), byte(i), 0}), 24)
+		changes[i] = route.Change{Prefix: p, Route: &route.Kernel{Prefix: p, NextHops: []route.NextHop{{Addr: addr}}}}
+	}
+	return changes
+}
+
+func withdrawn(changes []route.Change) []route.Change {
+	gone := make([]route.Change, len(changes))
+	for i, c := range changes {
+		gone[i].Prefix = c.Prefix
+	}
+	return gone
+}
+
+// settle waits until the last of changes has come to be, and no write is left.
+func settle(b *testing.B, w *Writer, installed int) {
+	b.Helper()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Microsecond) {
+		if w.Count() == installed && w.stateCount(route.Pending) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			b.Fatalf("%d routes, want %d", w.Count(), installed)
+		}
+	}
+}
+
+// BenchmarkWriter adds, replaces and deletes routes by the writer and, in the same namespace, by the netlink library's
+// one request at a time.
+func BenchmarkWriter(b *testing.B) {
+	for _, n := range []int{10_000, 100_000} {
+		b.Run(fmt.Sprintf("routes=%d/by=writer", n), func(b *testing.B) { benchmarkWriter(b, n) })
+		b.Run(fmt.Sprintf("routes=%d/by=library", n), func(b *testing.B) { benchmarkLibrary(b, n) })
+	}
+}
+
+func benchmarkWriter(b *testing.B, n int) {
+	inNetns(b)
+	fabric(b)
+	w, _ := run(b, Options{})
+	w.Settled()
+	var add, replace, remove time.Duration
+	for b.Loop() {
+		first, second := blocks(n, "10.0.1.9"), blocks(n, "10.0.2.9")
+		gone := withdrawn(first)
+		start := time.Now()
+		w.Apply(first)
+		settle(b, w, n)
+		add += time.Since(start)
+		start = time.Now()
+		w.Apply(second)
+		settle(b, w, n)
+		replace += time.Since(start)
+		start = time.Now()
+		w.Apply(gone)
+		settle(b, w, 0)
+		remove += time.Since(start)
+	}
+	report(b, n, add, replace, remove)
+}
+
+func benchmarkLibrary(b *testing.B, n int) {
+	inNetns(b)
+	fabric(b)
+	h, err := netlink.NewHandle()
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer h.Close()
+	link1, err1 := h.LinkByName("n1")
+	link2, err2 := h.LinkByName("n2")
+	if err1 != nil || err2 != nil {
+		b.Fatal(err1, err2)
+	}
+	each := func(do func(*netlink.Route) error, link netlink.Link, hop string) time.Duration {
+		start := time.Now()
+		for _, c := range blocks(n, hop) {
+			dst := &net.IPNet{IP: c.Prefix.Addr().AsSlice(), Mask: net.CIDRMask(24, 32)}
+			r := &netlink.Route{Dst: dst, Gw: net.ParseIP(hop), LinkIndex: link.Attrs().Index, Protocol: 73, Priority: 20}
+			if err := do(r); err != nil {
+				b.Fatal(err)
+			}
+		}
+		return time.Since(start)
+	}
+	var add, replace, remove time.Duration
+	for b.Loop() {
+		add += each(h.RouteReplace, link1, "10.0.1.9")
+		replace += each(h.RouteReplace, link2, "10.0.2.9")
+		remove += each(h.RouteDel, link2, "10.0.2.9")
+	}
+	report(b, n, add, replace, remove)
+}
+
+func report(b *testing.B, n int, add, replace, remove time.Duration) {
+	for name, took := range map[string]time.Duration{"add": add, "replace": replace, "delete": remove} {
+		b.ReportMetric(float64(n)*float64(b.N)/took.Seconds(), name+"s/s")
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkOneChange changes one route among 100k: from Apply until the kernel has it.
+func BenchmarkOneChange(b *testing.B) {
+	inNetns(b)
+	fabric(b)
+	w, _ := run(b, Options{})
+	w.Settled()
+	const n = 100_000
+	w.Apply(blocks(n, "10.0.1.9"))
+	settle(b, w, n)
+	hops, i := []string{"10.0.2.9", "10.0.1.9"}, 0
+	var worst time.Duration
+	one := netip.MustParsePrefix("20.0.5.0/24")
+	for b.Loop() {
+		start := time.Now()
+		w.apply(via(one.String(), hops[i%2]))
+		for w.Status(one).State != route.Installed {
+			<-w.Changed()
+		}
+		worst = max(worst, time.Since(start))
+		i++
+	}
+	b.ReportMetric(float64(worst.Microseconds()), "worst-µs")
+}
