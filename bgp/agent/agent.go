@@ -64,6 +64,7 @@ var limits = struct {
 	events      int
 	eventEvery  time.Duration
 	tick        time.Duration
+	pause       time.Duration
 }{
 	batch:       4096,             // prefixes taken at once: some milliseconds, so that the loop stays responsive
 	alone:       10 * time.Second, // the invariant SafeImport: pending prefixes are taken after this long without ipamd
@@ -73,6 +74,7 @@ var limits = struct {
 	events:      64,               // kept until they are reported; the oldest go
 	eventEvery:  time.Minute,      // the same thing is told again no sooner
 	tick:        time.Second,
+	pause:       2 * time.Millisecond, // between looks at the speaker: in a burst, routes are taken by the dozen
 }
 
 // Agent joins configuration, ownership, speaker and route writer. Its methods may be called from any goroutine.
@@ -161,14 +163,20 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 		defer a.options.Registerer.Unregister(collector{a})
 	}
+	changed, resume := a.options.Speaker.Changed(), time.NewTimer(0)
+	defer resume.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-resume.C:
+			changed = a.options.Speaker.Changed()
 		case <-a.wake:
 			a.core.receive(a.empty(), time.Now())
-		case <-a.options.Speaker.Changed():
+		case <-changed:
 			a.core.learn(a.options.Speaker.Take(limits.batch), time.Now())
+			changed = nil
+			resume.Reset(limits.pause)
 		case ask := <-a.asks:
 			ask()
 		case <-tick.C:

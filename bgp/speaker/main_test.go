@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime/pprof"
 	"sync"
 	"testing"
 	"time"
@@ -26,7 +27,8 @@ type childStart struct{ Restarting bool }
 type childView struct {
 	Sessions []route.Session
 	Routes   map[string][]route.Path
-	Prefixes int // how many there are; Routes may be left out
+	Prefixes int           // how many there are; Routes may be left out
+	Took     time.Duration // from the first change of a prefix to the last
 }
 
 func TestMain(m *testing.M) {
@@ -44,6 +46,14 @@ func runChild(startText string) error {
 	var start childStart
 	if err := json.Unmarshal([]byte(startText), &start); err != nil {
 		return err
+	}
+	if file := os.Getenv("CLEARWAY_CPUPROFILE"); file != "" {
+		f, err := os.Create(file)
+		if err != nil {
+			return err
+		}
+		pprof.StartCPUProfile(f)
+		defer pprof.StopCPUProfile()
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	speaker := New(Options{Restarting: start.Restarting, Logger: log})
@@ -74,10 +84,15 @@ func showChild(ctx context.Context, speaker *Speaker) {
 	out := json.NewEncoder(os.Stdout)
 	var once sync.Once
 	paths := map[string][]route.Path{}
+	var first, last, shown time.Time
 	again := time.NewTicker(50 * time.Millisecond)
 	defer again.Stop()
 	for {
 		for taken := speaker.Take(1000); len(taken) > 0; taken = speaker.Take(1000) {
+			last = time.Now()
+			if first.IsZero() {
+				first = last
+			}
 			for _, learned := range taken {
 				delete(paths, learned.Prefix.String())
 				for _, path := range learned.Paths {
@@ -85,7 +100,17 @@ func showChild(ctx context.Context, speaker *Speaker) {
 				}
 			}
 		}
-		view := childView{Sessions: speaker.Sessions(), Prefixes: len(paths)}
+		if time.Since(shown) < 20*time.Millisecond {
+			select { // a burst is shown once, not at each of its routes
+			case <-ctx.Done():
+				return
+			case <-again.C:
+			case <-speaker.Changed():
+			}
+			continue
+		}
+		shown = time.Now()
+		view := childView{Sessions: speaker.Sessions(), Prefixes: len(paths), Took: last.Sub(first)}
 		if len(paths) <= maxShown {
 			view.Routes = paths
 		}

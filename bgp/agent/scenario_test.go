@@ -1,0 +1,255 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rogpeppe/go-internal/txtar"
+
+	"github.com/clearway/clearway/bgp/bgptest"
+	"github.com/clearway/clearway/bgp/route"
+	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
+)
+
+// TestScenarios runs the scripts of testdata: stories that an engineer can read, with the kernel's routes and the
+// speaker's orders after each step. Time in them is a bubble's: nothing waits.
+//
+// A script's lines are commands; the archive's files are what `kernel`, `speaker`, `routes` and `events` compare with.
+func TestScenarios(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txtar")
+	if err != nil || len(files) < 5 {
+		t.Fatalf("%d scripts, %v", len(files), err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { runScript(t, file) })
+		})
+	}
+}
+
+type script struct {
+	t       *testing.T
+	archive *txtar.Archive
+	speaker *bgptest.Speaker
+	fib     *bgptest.FIB
+	agent   *Agent
+	tick    int64
+	at      string
+}
+
+func runScript(t *testing.T, file string) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &script{t: t, archive: txtar.Parse(data), speaker: bgptest.NewSpeaker(), fib: bgptest.NewFIB()}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer synctest.Wait()
+	defer cancel()
+	for i, line := range strings.Split(string(s.archive.Comment), "\n") {
+		words := strings.Fields(line)
+		if len(words) == 0 || strings.HasPrefix(words[0], "#") {
+			continue
+		}
+		s.at = fmt.Sprintf("%s:%d: %s", file, i+1, line)
+		s.do(ctx, words[0], words[1:])
+		synctest.Wait()
+	}
+}
+
+func (s *script) do(ctx context.Context, command string, args []string) {
+	switch command {
+	case "before": // routes an earlier process left in the kernel
+		s.fib = bgptest.NewFIB(strings.Join(args, " "))
+	case "start": // [same-boot] [routes-kept]
+		s.start(ctx, args)
+	case "snapshot":
+		s.agent.SetSnapshot(s.snapshot(args))
+	case "blocks":
+		s.agent.SetBlocks(prefixes(args))
+	case "online", "offline":
+		s.agent.SetOnline(command == "online")
+	case "own": // own NODE PREFIX..., own NODE@ADDRESS/BITS as ASN; each is one tick of the log
+		s.own(args)
+	case "tell": // tell PEER PREFIX via NEXTHOP path ASN... [pref N]
+		s.speaker.Tell(s.path(args))
+	case "withdraw":
+		s.speaker.Withdraw(netip.MustParseAddr(args[0]), netip.MustParsePrefix(args[1]))
+	case "up", "up-without-gr":
+		s.speaker.Up(netip.MustParseAddr(args[0]), command == "up")
+	case "down":
+		s.speaker.Down(netip.MustParseAddr(args[0]), "the connection broke")
+	case "eor":
+		s.speaker.EndOfRIB(netip.MustParseAddr(args[0]))
+	case "wait":
+		time.Sleep(must(time.ParseDuration(args[0])))
+	case "kernel":
+		time.Sleep(10 * time.Millisecond) // the pause between looks at the speaker
+		s.compare(s.fib.String(), args[0])
+	case "speaker":
+		s.compare(s.speaker.String(), args[0])
+	case "settled":
+		s.compareText(strconv.FormatBool(s.fib.IsSettled()), args[0])
+	case "restart":
+		_, _, outcome, why, _ := s.agent.Status()
+		s.compare(outcome+": "+why+"\n", args[0])
+	case "routes":
+		time.Sleep(10 * time.Millisecond)
+		s.compare(s.routes(args[1:]...), args[0])
+	case "events":
+		_, _, _, _, events := s.agent.Status()
+		var text strings.Builder
+		for _, e := range events {
+			fmt.Fprintf(&text, "%s %s %s: %s\n", e.GetType(), e.GetReason(), e.GetRegarding(), e.GetMessage())
+		}
+		s.compare(text.String(), args[0])
+	default:
+		s.t.Fatalf("%s: unknown command", s.at)
+	}
+}
+
+func (s *script) start(ctx context.Context, args []string) {
+	s.agent = New(Options{Node: "n1", Speaker: s.speaker, FIB: s.fib, Start: Start{
+		SameBoot: slices.Contains(args, "same-boot"), RoutesKept: slices.Contains(args, "routes-kept"),
+	}})
+	go s.agent.Run(ctx)
+}
+
+// snapshot makes one: args are key=value: peers (name:address:asn), scope, mesh, aggregates, filter.
+func (s *script) snapshot(args []string) *clearwayv1.NodeSnapshot {
+	snapshot := &clearwayv1.NodeSnapshot{
+		Node: &clearwayv1.Node{Status: &clearwayv1.NodeStatus{Addresses: []string{"192.0.2.11/24", "2001:db8::11/64"}}},
+		Pools: []*clearwayv1.IPPool{
+			{Metadata: &clearwayv1.ObjectMeta{Name: "pods"}, Spec: &clearwayv1.IPPoolSpec{Cidr: "10.244.0.0/16"}},
+			{Metadata: &clearwayv1.ObjectMeta{Name: "pods6"}, Spec: &clearwayv1.IPPoolSpec{Cidr: "2001:db8:244::/48"}},
+		},
+		BgpConfiguration: &clearwayv1.BGPConfiguration{Spec: &clearwayv1.BGPConfigurationSpec{}},
+	}
+	values := map[string]string{}
+	for _, arg := range args {
+		key, value, _ := strings.Cut(arg, "=")
+		values[key] = value
+	}
+	snapshot.BgpConfiguration.Spec.NodeMesh = values["mesh"]
+	if values["aggregates"] != "" {
+		snapshot.BgpConfiguration.Spec.Aggregates = strings.Split(values["aggregates"], ",")
+	}
+	for _, peer := range strings.FieldsFunc(values["peers"], func(r rune) bool { return r == ',' }) {
+		parts := strings.Split(peer, ":")
+		spec := &clearwayv1.BGPPeerSpec{PeerAddress: parts[1], PeerAsn: uint32(must(strconv.Atoi(parts[2]))), ImportScope: values["scope"]}
+		if values["reject"] != "" {
+			spec.ImportFilters, spec.ExportFilters = []string{"no"}, []string{"no"}
+		}
+		snapshot.Peers = append(snapshot.Peers, &clearwayv1.BGPPeer{Metadata: &clearwayv1.ObjectMeta{Name: parts[0]}, Spec: spec})
+	}
+	if values["reject"] != "" {
+		snapshot.Filters = []*clearwayv1.BGPFilter{{Metadata: &clearwayv1.ObjectMeta{Name: "no"}, Spec: &clearwayv1.BGPFilterSpec{
+			Rules: []*clearwayv1.BGPFilterRule{{Prefixes: []*clearwayv1.PrefixMatch{{Cidr: values["reject"]}}, Action: "Reject"}},
+		}}}
+	}
+	return snapshot
+}
+
+func (s *script) own(args []string) {
+	s.tick++
+	piece := &clearwayv1.WatchOwnershipResponse{Incarnation: "i", Revision: s.tick, Reset_: s.tick == 1, Complete: true}
+	node, deleted := strings.CutPrefix(args[0], "-")
+	if name, address, ok := strings.Cut(node, "@"); ok {
+		entry := &clearwayv1.NodeEntry{Name: name, Addresses: []string{address}}
+		if len(args) == 3 {
+			entry.AsNumber = uint32(must(strconv.Atoi(args[2])))
+		}
+		piece.Entries = append(piece.Entries, &clearwayv1.OwnershipEntry{Entry: &clearwayv1.OwnershipEntry_Node{Node: entry}, Deleted: deleted})
+	} else {
+		for _, prefix := range args[1:] {
+			piece.Entries = append(piece.Entries, &clearwayv1.OwnershipEntry{Deleted: deleted, Entry: &clearwayv1.OwnershipEntry_Block{
+				Block: &clearwayv1.BlockOwner{Cidr: prefix, Node: node, State: clearwayv1.BlockState_BLOCK_STATE_OWNED},
+			}})
+		}
+	}
+	s.agent.ApplyOwnership(piece)
+}
+
+func (s *script) path(args []string) *route.Path {
+	path := &route.Path{
+		Peer: netip.MustParseAddr(args[0]), Prefix: netip.MustParsePrefix(args[1]), NextHop: netip.MustParseAddr(args[3]),
+		LocalPref: 100,
+	}
+	for _, text := range args[5:] {
+		path.ASPath = append(path.ASPath, uint32(must(strconv.Atoi(text))))
+	}
+	path.ASPathLen = len(path.ASPath)
+	path.EBGP = path.ASPathLen > 0
+	if path.EBGP {
+		path.PeerASN = path.ASPath[0]
+	} else {
+		path.PeerASN = 64512
+	}
+	return path
+}
+
+func (s *script) routes(address ...string) string {
+	request := &clearwayv1.ListRequest{Kind: "Route"}
+	if len(address) > 0 {
+		request.Address = address[0]
+	}
+	list, err := s.agent.List(context.Background(), request)
+	if err != nil {
+		s.t.Fatalf("%s: %v", s.at, err)
+	}
+	var text strings.Builder
+	for _, resource := range list {
+		r := resource.GetRoute()
+		fmt.Fprintf(&text, "%s %s %s owner=%s: %s\n", r.GetSpec().GetDirection(), r.GetSpec().GetPrefix(), r.GetStatus().GetState(),
+			r.GetStatus().GetOwner(), r.GetStatus().GetReason())
+		for _, path := range r.GetStatus().GetPaths() {
+			best := " "
+			if path.GetBest() {
+				best = "*"
+			}
+			fmt.Fprintf(&text, " %s %s from %s: %s\n", best, path.GetVerdict(), path.GetPeerAddress(), path.GetReason())
+		}
+	}
+	return text.String()
+}
+
+func (s *script) compare(got, file string) {
+	for _, f := range s.archive.Files {
+		if f.Name == file {
+			s.compareText(got, string(f.Data))
+			return
+		}
+	}
+	s.t.Fatalf("%s: no file %s; it is\n%s", s.at, file, got)
+}
+
+func (s *script) compareText(got, want string) {
+	s.t.Helper()
+	if strings.TrimRight(got, "\n") != strings.TrimRight(want, "\n") {
+		s.t.Errorf("%s\n--- is\n%s--- should be\n%s", s.at, got, want)
+	}
+}
+
+func prefixes(texts []string) []netip.Prefix {
+	list := []netip.Prefix{}
+	for _, text := range texts {
+		list = append(list, netip.MustParsePrefix(text))
+	}
+	return list
+}
+
+func must[T any](value T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return value
+}
