@@ -1,7 +1,7 @@
 package fib
 
 import (
-	"math"
+	"cmp"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -24,21 +24,19 @@ func compose(want *route.Kernel, resolve func(route.NextHop) resolution) (reject
 			return 0, got.legs, got.reason
 		}
 	}
-	var shares []share
+	var ways []way
 	for _, hop := range want.NextHops {
 		got := resolveFor(want, hop, resolve)
-		if len(got.legs) == 0 && reason == "" {
+		if len(got.legs) > 0 {
+			ways = append(ways, newWay(hop.Weight, got.legs))
+		} else if reason == "" {
 			reason = got.reason
 		}
-		shares = appendShares(shares, hop.Weight, got.legs)
 	}
-	if len(shares) == 0 {
-		if reason == "" {
-			reason = "it has no next hop"
-		}
-		return 0, nil, reason
+	if len(ways) == 0 {
+		return 0, nil, cmp.Or(reason, "it has no next hop")
 	}
-	return 0, weigh(shares), ""
+	return 0, weigh(deal(ways)), ""
 }
 
 func resolveFor(want *route.Kernel, hop route.NextHop, resolve func(route.NextHop) resolution) resolution {
@@ -49,51 +47,65 @@ func resolveFor(want *route.Kernel, hop route.NextHop, resolve func(route.NextHo
 	return got
 }
 
-// share is a leg and the part of the traffic it is to carry, in next-hop weights.
-type share struct {
-	leg  leg
-	part float64
+// way is a next hop that resolves: its weight, and the legs that share it by theirs.
+type way struct {
+	weight, total int
+	legs          []leg
 }
 
-// appendShares deals a next hop's weight out to the legs it resolves to.
-func appendShares(shares []share, weight uint8, legs []leg) []share {
-	total := 0
+func newWay(weight uint8, legs []leg) way {
+	w := way{weight: int(max(weight, 1)), legs: legs}
 	for _, l := range legs {
-		total += l.weight
+		w.total += l.weight
 	}
-	for _, l := range legs {
-		part := float64(max(weight, 1)) * float64(l.weight) / float64(total)
-		at := slices.IndexFunc(shares, func(s share) bool { return s.leg.sameHop(l) })
-		if at >= 0 {
+	return w
+}
+
+// share is a leg and the part of the traffic it is to carry, in a unit common to all.
+type share struct {
+	leg  leg
+	part int
+}
+
+// finest bounds the unit in which weights are dealt out. Past it they are rounded.
+const finest = 1 << 24
+
+// deal gives each leg its part. A leg that several next hops come to carries the parts of all.
+func deal(ways []way) (shares []share) {
+	unit := 1
+	for _, w := range ways {
+		unit = min(unit/gcd(unit, w.total)*w.total, finest)
+	}
+	for _, w := range ways {
+		for _, l := range w.legs {
+			part := max(1, w.weight*l.weight*unit/w.total)
+			at := slices.IndexFunc(shares, func(s share) bool { return s.leg.sameHop(l) })
+			if at < 0 {
+				shares = append(shares, share{l, part})
+				continue
+			}
 			shares[at].part += part
-			continue
 		}
-		shares = append(shares, share{l, part})
 	}
 	return shares
 }
 
-// weigh turns parts into the kernel's weights: the smallest whole numbers up to 256 in the same ratio.
+// weigh turns parts into the kernel's weights: the smallest whole numbers in the same ratio, or nearly so where they
+// would pass 256.
 func weigh(shares []share) []leg {
 	slices.SortFunc(shares, func(a, b share) int { return compareLegs(a.leg, b.leg) })
 	shares = shares[:min(len(shares), maxLegs)]
-	top, whole := 0.0, true
+	divisor, top := 0, 0
 	for _, s := range shares {
-		top = max(top, s.part)
-		whole = whole && s.part == math.Trunc(s.part)
+		divisor, top = gcd(divisor, s.part), max(top, s.part)
 	}
-	scale := 1.0
-	if !whole || top > maxWeight {
-		scale = maxWeight / top
-	}
-	legs, divisor := make([]leg, len(shares)), 0
+	legs := make([]leg, len(shares))
 	for i, s := range shares {
 		legs[i] = s.leg
-		legs[i].weight = max(1, int(math.Round(s.part*scale)))
-		divisor = gcd(divisor, legs[i].weight) // a lone leg comes to 1
-	}
-	for i := range legs {
-		legs[i].weight /= divisor
+		legs[i].weight = s.part / divisor
+		if top/divisor > maxWeight {
+			legs[i].weight = max(1, (s.part*maxWeight+top/2)/top)
+		}
 	}
 	return legs
 }

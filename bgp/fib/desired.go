@@ -31,6 +31,7 @@ func (w *Writer) refuses(c route.Change) string {
 // takeInbox merges what was applied since the last turn.
 func (w *Writer) takeInbox() {
 	changes, settled := w.inbox.take()
+	defer w.inbox.merged()
 	if w.core.flushing {
 		return
 	}

@@ -45,6 +45,7 @@ func (w *Writer) flushAll(ctx context.Context) error {
 	w.awaitDump()
 	w.core.settled, w.core.flushing = true, true
 	w.inbox.take()
+	w.inbox.merged()
 	left := 0
 	for range flushRounds {
 		if ctx.Err() != nil {

@@ -14,6 +14,7 @@ type inbox struct {
 
 	mu      sync.Mutex // guards all following fields
 	changes map[netip.Prefix]*route.Kernel
+	taken   map[netip.Prefix]*route.Kernel // by Run, and not merged yet; not changed any more
 	settled bool
 }
 
@@ -37,21 +38,31 @@ func (b *inbox) settle() {
 	poke(b.wake)
 }
 
-// take empties the inbox.
+// take empties the inbox. merged must follow.
 func (b *inbox) take() (changes map[netip.Prefix]*route.Kernel, settled bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.changes) == 0 {
 		return nil, b.settled
 	}
-	changes, b.changes = b.changes, make(map[netip.Prefix]*route.Kernel)
-	return changes, b.settled
+	b.taken, b.changes = b.changes, make(map[netip.Prefix]*route.Kernel)
+	return b.taken, b.settled
+}
+
+// merged says that the entries show what was taken.
+func (b *inbox) merged() {
+	b.mu.Lock()
+	b.taken = nil
+	b.mu.Unlock()
 }
 
 func (b *inbox) has(prefix netip.Prefix) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	_, ok := b.changes[prefix]
+	if _, ok := b.changes[prefix]; ok {
+		return true
+	}
+	_, ok := b.taken[prefix]
 	return ok
 }
 
