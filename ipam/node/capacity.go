@@ -1,0 +1,320 @@
+package node
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/clearway/clearway/ipam/block"
+	"github.com/clearway/clearway/ipam/pool"
+)
+
+const (
+	// refusalHolds is how long ipamd's refusal of a block answers for ADDs that come after it, so that a node of many
+	// Pods does not ask for each of them.
+	refusalHolds = time.Second
+	// offlineGrace is how long ipamd must have been away before addresses that still rest are given: a new leader is
+	// there sooner.
+	offlineGrace = 5 * time.Second
+)
+
+// poolState is what the book knows of claims from one pool.
+type poolState struct {
+	// claimKey is the journalled request key of the open claim; empty: none is open.
+	claimKey string
+	// wanted: an ADD waits for a block of this pool.
+	wanted bool
+	// running: a claim is being sent.
+	running bool
+	// refusal is ipamd's last answer, where it was no block; refusedAt when it came, refusedSince when the first of an
+	// unbroken row of refusals did.
+	refusal                 string
+	refusedAt, refusedSince time.Time
+	// next is when the pool may be asked for again, by itself; delay what it was put off by.
+	next  time.Time
+	delay time.Duration
+	// emptySince is since when the pool has had no address to give; zero: it has, or nobody has asked.
+	emptySince time.Time
+}
+
+func (b *book) pool(name string) *poolState {
+	p := b.pools[name]
+	if p == nil {
+		p = &poolState{}
+		b.pools[name] = p
+	}
+	return p
+}
+
+// use is how a pool's addresses on this node stand.
+type use struct {
+	blocks, sealed int
+	block.Counts
+}
+
+// useLocked counts a pool's blocks. Of sealed ones nothing is ready.
+func (b *book) useLocked(name string, now time.Time) use {
+	var u use
+	for _, o := range b.blocks {
+		if o.Pool != name {
+			continue
+		}
+		c := o.Count(now)
+		u.blocks++
+		u.Size += c.Size
+		u.Assigned += c.Assigned
+		u.Excluded += c.Excluded
+		if o.Block.Sealed() {
+			u.sealed++
+			continue
+		}
+		u.Ready += c.Ready
+		u.Cooling += c.Cooling
+	}
+	return u
+}
+
+func (u use) String() string {
+	text := fmt.Sprintf("%d blocks of %d addresses, of which %d are assigned, %d rest, %d are reserved",
+		u.blocks, u.Size, u.Assigned, u.Cooling, u.Excluded)
+	if u.sealed > 0 {
+		text += fmt.Sprintf("; %d blocks are sealed", u.sealed)
+	}
+	return text
+}
+
+// request is what an ADD asks for.
+type request struct {
+	key    key
+	pod    pod
+	pools  []string
+	static []netip.Addr
+	// began is when the ADD came: refusals of before do not count for it, but for refusalHolds.
+	began time.Time
+}
+
+// reserve takes an address of every family the Pod may use, or none. Then wait says what it waits for; it is nil
+// where there is an error, which is final. Pools for which a block is wanted are marked so.
+func (b *book) reserve(r request) (taken []held, wait *shortage, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.settings == nil {
+		return nil, &shortage{changed: b.changed, text: "ipamd has not been heard yet, so no pool is known"}, nil
+	}
+	choice, err := b.settings.choose(r.pools)
+	if err != nil {
+		return nil, nil, err
+	}
+	now := b.now()
+	families := [][]pool.Pool{choice.IPv4, choice.IPv6}
+	for _, addr := range r.static {
+		h, err := b.takeStatic(r, addr, choice, now)
+		if err != nil {
+			b.undoLocked(taken)
+			return nil, nil, err
+		}
+		taken = append(taken, h)
+		families[familyIndex(addr)] = nil
+	}
+	for _, pools := range families {
+		if len(pools) == 0 {
+			continue
+		}
+		h, wait, err := b.takeFrom(pools, r, now)
+		if err != nil || wait != nil {
+			b.undoLocked(taken)
+			return nil, wait, err
+		}
+		taken = append(taken, h)
+	}
+	slices.SortFunc(taken, func(x, y held) int { return x.Addr.Compare(y.Addr) }) // IPv4 first
+	return taken, nil, nil
+}
+
+func familyIndex(addr netip.Addr) int {
+	if addr.Is4() {
+		return 0
+	}
+	return 1
+}
+
+// shortage is why an ADD has to wait.
+type shortage struct {
+	changed <-chan struct{}
+	claim   bool // a block was asked for
+	text    string
+}
+
+// takeFrom takes an address of one family: out of the first of the pools that has a rested one, where a pool that may
+// still get a block goes before those after it; then, under pressure, one that still rests.
+func (b *book) takeFrom(pools []pool.Pool, r request, now time.Time) (held, *shortage, error) {
+	offline := !b.offlineSince.IsZero()
+	for _, p := range pools {
+		if o, addr := b.next(p.Name, now); o != nil {
+			return b.reserveLocked(p, o, addr, r.key), nil, nil
+		}
+		state := b.pool(p.Name)
+		if state.emptySince.IsZero() {
+			state.emptySince = now
+		}
+		if state.wanted = true; !offline && !state.refusedFor(r) {
+			return held{}, b.shortageOf(pools, now), nil
+		}
+	}
+	if !offline || now.Sub(b.offlineSince) >= offlineGrace {
+		for _, p := range pools {
+			if o, addr := b.nextEarly(p.Name, now); o != nil {
+				return b.reserveLocked(p, o, addr, r.key), nil, nil
+			}
+		}
+	}
+	short := b.shortageOf(pools, now)
+	if offline {
+		return held{}, short, nil
+	}
+	return held{}, nil, refuse(cniTryLater, "no address is free: %s", short.text)
+}
+
+// refusedFor tells whether ipamd's last answer was a refusal that counts for an ADD.
+func (p *poolState) refusedFor(r request) bool {
+	return p.refusal != "" && !p.refusedAt.Before(r.began.Add(-refusalHolds))
+}
+
+func (b *book) shortageOf(pools []pool.Pool, now time.Time) *shortage {
+	short := &shortage{changed: b.changed, claim: true}
+	for i, p := range pools {
+		if i > 0 {
+			short.text += "; "
+		}
+		short.text += fmt.Sprintf("pool %q: this node has %v", p.Name, b.useLocked(p.Name, now))
+		switch state := b.pool(p.Name); {
+		case !b.offlineSince.IsZero():
+			short.text += "; ipamd does not answer"
+		case state.refusal != "":
+			short.text += "; ipamd refused another block: " + state.refusal
+		}
+	}
+	return short
+}
+
+// next takes a rested address from the fullest block of a pool that has one, so that whole blocks come free; the lowest
+// of equally full ones.
+func (b *book) next(name string, now time.Time) (*ownBlock, netip.Addr) {
+	var best *ownBlock
+	most := -1
+	for _, o := range b.blocks {
+		if o.Pool != name || o.Block.Sealed() {
+			continue
+		}
+		if c := o.Count(now); c.Ready > 0 && c.Assigned > most {
+			best, most = o, c.Assigned
+		}
+	}
+	if best == nil {
+		return nil, netip.Addr{}
+	}
+	addr, _ := best.Assign(now)
+	return best, addr
+}
+
+// nextEarly takes the address of a pool whose rest ends first.
+func (b *book) nextEarly(name string, now time.Time) (*ownBlock, netip.Addr) {
+	var best *ownBlock
+	var first time.Time
+	for _, o := range b.blocks {
+		if until, ok := o.Earliest(now); ok && o.Pool == name && (best == nil || until.Before(first)) {
+			best, first = o, until
+		}
+	}
+	if best == nil {
+		return nil, netip.Addr{}
+	}
+	addr, _ := best.AssignEarly(now)
+	return best, addr
+}
+
+// takeStatic takes an address that was asked for. It must be in one of the node's own blocks, of a pool the Pod may use.
+func (b *book) takeStatic(r request, addr netip.Addr, choice pool.Choice, now time.Time) (held, error) {
+	pools := [][]pool.Pool{choice.IPv4, choice.IPv6}[familyIndex(addr)]
+	i := slices.IndexFunc(pools, func(p pool.Pool) bool { return p.CIDR.Contains(addr) })
+	if i < 0 {
+		return held{}, refuse(cniBadConfig, "address %s was asked for, and is in no pool that the Pod may use here", addr)
+	}
+	o := b.blockOf(addr)
+	if o == nil {
+		return held{}, refuse(cniBadConfig, "address %s was asked for, and is in none of this node's blocks of pool %q", addr, pools[i].Name)
+	}
+	if err := o.AssignAt(addr, now, ""); err != nil {
+		failed := refuse(staticCode(err), "address %s was asked for and cannot be given", addr)
+		failed.err = err
+		return held{}, failed
+	}
+	return b.reserveLocked(pools[i], o, addr, r.key), nil
+}
+
+// reserveLocked notes an address that was just taken in its block.
+func (b *book) reserveLocked(p pool.Pool, o *ownBlock, addr netip.Addr, k key) held {
+	b.reserved[addr] = k
+	o.freeSince = time.Time{}
+	b.pool(p.Name).emptySince = time.Time{}
+	return held{Addr: addr, Block: o.CIDR, Pool: p.Name, Bits: p.CIDR.Bits(), Gateway: p.Gateway}
+}
+
+// undo gives reserved addresses back that never got into the journal.
+func (b *book) undo(taken []held) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.undoLocked(taken)
+	b.wakeLocked()
+}
+
+func (b *book) undoLocked(taken []held) {
+	for _, h := range taken {
+		delete(b.reserved, h.Addr)
+		if o := b.blockOf(h.Addr); o != nil {
+			o.Release(h.Addr, b.now(), "") // nobody has used it
+			b.noteFree(o)
+		}
+	}
+}
+
+// low is what a pool has ready against what it should have, and whether a block should be claimed for it.
+func (b *book) low(name string, now time.Time) bool {
+	p, known := b.settings.pool(name)
+	if !known || p.Disabled || p.Kind != pool.Block || !p.Selects(b.settings.labels) {
+		return false
+	}
+	u := b.useLocked(name, now)
+	if u.blocks == u.sealed || b.pool(name).wanted {
+		return true
+	}
+	size := uint64(1) << min(p.CIDR.Addr().BitLen()-p.BlockBits, block.MaxBits)
+	return u.Ready < b.settings.ipam.LowWaterOf(size)
+}
+
+// used are the pools that the node keeps addresses of: those it has blocks of, the first choice of each family, and
+// those that somebody waits for.
+func (b *book) used() []string {
+	var names []string
+	for _, o := range b.blocks {
+		names = append(names, o.Pool)
+	}
+	if b.settings == nil {
+		return nil
+	}
+	if choice, err := b.settings.choose(nil); err == nil {
+		for _, pools := range [][]pool.Pool{choice.IPv4, choice.IPv6} {
+			if len(pools) > 0 {
+				names = append(names, pools[0].Name)
+			}
+		}
+	}
+	for name, p := range b.pools {
+		if p.wanted {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}

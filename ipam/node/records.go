@@ -1,0 +1,180 @@
+package node
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/clearway/clearway/ipam/node/journal"
+	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
+)
+
+// The kinds of records. The numbers are on disk: never give one a new meaning. Payloads are JSON, so that fields can be
+// added, and so that a person can read a journal with strings(1).
+const (
+	typeBoot      uint8 = 1
+	typeBlock     uint8 = 2
+	typeBlockGone uint8 = 3
+	typeReturn    uint8 = 4
+	typeClaim     uint8 = 5
+	typeAssign    uint8 = 6
+	typeRelease   uint8 = 7
+	typeRest      uint8 = 8
+)
+
+// record is what the book applies; each is one change that holds wholly or not at all.
+type record interface{ recordType() uint8 }
+
+// bootRecord: a new boot began. All assignments of before are gone, and no block is sealed any more.
+type bootRecord struct {
+	BootID string    `json:"bootID"`
+	Time   time.Time `json:"time"`
+}
+
+// blockRecord: the node owns this block, with these properties from now on. It closes the claim of its request key.
+type blockRecord struct {
+	CIDR       netip.Prefix `json:"cidr"`
+	Pool       string       `json:"pool"`
+	Generation int64        `json:"generation"`
+	NodeUID    string       `json:"nodeUID,omitempty"`
+	RequestKey string       `json:"requestKey,omitempty"`
+	Claimed    time.Time    `json:"claimed,omitzero"`
+	// Sealed: no new address comes from it in this boot.
+	Sealed bool `json:"sealed,omitempty"`
+}
+
+// blockGoneRecord: the node no longer owns the block. What is assigned in it is stranded.
+type blockGoneRecord struct {
+	CIDR       netip.Prefix `json:"cidr"`
+	Generation int64        `json:"generation"`
+}
+
+// returnRecord: the node means to give the block back. It is no longer advertised and gives no address.
+type returnRecord struct {
+	CIDR       netip.Prefix `json:"cidr"`
+	RequestKey string       `json:"requestKey"`
+	RestUntil  time.Time    `json:"restUntil,omitzero"`
+}
+
+// claimRecord: a claim from this pool is about to be sent under this key, or, without a key, is closed.
+type claimRecord struct {
+	Pool       string `json:"pool"`
+	RequestKey string `json:"requestKey,omitempty"`
+}
+
+// assignRecord: the attachment holds these addresses.
+type assignRecord struct {
+	key
+	Pod   pod       `json:"pod,omitzero"`
+	Addrs []held    `json:"addrs"`
+	Time  time.Time `json:"time"`
+	// Number is the generation: that of the record that made it. 0: this record's own.
+	Number uint64 `json:"number,omitempty"`
+}
+
+// releaseRecord: the attachment no longer holds what the record of this number gave it.
+type releaseRecord struct {
+	key
+	Number uint64    `json:"number"`
+	Time   time.Time `json:"time"`
+	Until  time.Time `json:"until"`
+}
+
+// restRecord stands in snapshots: addresses that rest.
+type restRecord struct {
+	Rests []restingAddress `json:"rests"`
+}
+
+type restingAddress struct {
+	Addr  netip.Addr `json:"a"`
+	Until time.Time  `json:"t"`
+}
+
+// key names an attachment.
+type key struct {
+	Network   string `json:"network,omitempty"`
+	Container string `json:"container"`
+	Ifname    string `json:"ifname"`
+}
+
+func (k key) String() string { return k.Network + "/" + k.Container + "/" + k.Ifname }
+
+func (k key) proto() *clearwayv1.Attachment {
+	return &clearwayv1.Attachment{Network: k.Network, ContainerId: k.Container, Ifname: k.Ifname}
+}
+
+func keyOf(a *clearwayv1.Attachment) key {
+	return key{Network: a.GetNetwork(), Container: a.GetContainerId(), Ifname: a.GetIfname()}
+}
+
+type pod struct {
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name,omitempty"`
+	UID       string `json:"uid,omitempty"`
+}
+
+func podOf(p *clearwayv1.Pod) pod {
+	return pod{Namespace: p.GetNamespace(), Name: p.GetName(), UID: p.GetUid()}
+}
+
+func (p pod) proto() *clearwayv1.Pod {
+	return &clearwayv1.Pod{Namespace: p.Namespace, Name: p.Name, Uid: p.UID}
+}
+
+// held is one address of an attachment, with all that its answer had, so that a repeated ADD gets the same one whatever
+// became of the pool.
+type held struct {
+	Addr    netip.Addr   `json:"addr"`
+	Block   netip.Prefix `json:"block"`
+	Pool    string       `json:"pool"`
+	Bits    int          `json:"bits,omitempty"` // the pool's prefix length; 0: not known here (adopted from the mirror)
+	Gateway netip.Addr   `json:"gw,omitzero"`
+}
+
+func (bootRecord) recordType() uint8      { return typeBoot }
+func (blockRecord) recordType() uint8     { return typeBlock }
+func (blockGoneRecord) recordType() uint8 { return typeBlockGone }
+func (returnRecord) recordType() uint8    { return typeReturn }
+func (claimRecord) recordType() uint8     { return typeClaim }
+func (assignRecord) recordType() uint8    { return typeAssign }
+func (releaseRecord) recordType() uint8   { return typeRelease }
+func (restRecord) recordType() uint8      { return typeRest }
+
+func encode(r record) (journal.Entry, error) {
+	payload, err := json.Marshal(r)
+	if err != nil {
+		return journal.Entry{}, fmt.Errorf("encode journal record: %w", err)
+	}
+	return journal.Entry{Type: r.recordType(), Payload: payload, Value: r}, nil
+}
+
+func decode(recordType uint8, payload []byte) (record, error) {
+	switch recordType {
+	case typeBoot:
+		return decodeAs[bootRecord](payload)
+	case typeBlock:
+		return decodeAs[blockRecord](payload)
+	case typeBlockGone:
+		return decodeAs[blockGoneRecord](payload)
+	case typeReturn:
+		return decodeAs[returnRecord](payload)
+	case typeClaim:
+		return decodeAs[claimRecord](payload)
+	case typeAssign:
+		return decodeAs[assignRecord](payload)
+	case typeRelease:
+		return decodeAs[releaseRecord](payload)
+	case typeRest:
+		return decodeAs[restRecord](payload)
+	}
+	return nil, fmt.Errorf("journal record of type %d: this program does not know it; a newer one wrote it", recordType)
+}
+
+func decodeAs[R record](payload []byte) (record, error) {
+	var r R
+	if err := json.Unmarshal(payload, &r); err != nil {
+		return nil, fmt.Errorf("journal record of type %d: %w", r.recordType(), err)
+	}
+	return r, nil
+}
