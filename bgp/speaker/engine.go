@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/osrg/gobgp/v4/api"
@@ -19,6 +20,7 @@ import (
 type engine struct {
 	bgp       *server.BgpServer
 	stopWatch context.CancelFunc
+	muted     *atomic.Bool
 }
 
 // listener is told what happens, from one goroutine, in the order in which it happened to each peer. GoBGP's queue
@@ -30,11 +32,12 @@ type listener interface {
 }
 
 func startEngine(global config.Global, listen []netip.Addr, to listener, log *slog.Logger) (*engine, error) {
-	bgpServer := server.NewBgpServer(server.LoggerOption(slog.New(quiet{log.Handler()}), nil))
+	muted := &atomic.Bool{}
+	bgpServer := server.NewBgpServer(server.LoggerOption(slog.New(quiet{log.Handler(), muted}), nil))
 	go bgpServer.Serve()
 	ctx, cancel := context.WithTimeout(context.Background(), limits.operation)
 	defer cancel()
-	e := &engine{bgp: bgpServer}
+	e := &engine{bgp: bgpServer, muted: muted}
 	request := &api.StartBgpRequest{Global: &api.Global{
 		Asn: global.ASN, RouterId: global.RouterID.String(), ListenPort: int32(global.ListenPort),
 	}}
@@ -89,6 +92,7 @@ func (e *engine) setPolicies(ctx context.Context, request *api.SetPoliciesReques
 
 // stop closes the sessions without a NOTIFICATION. It waits no longer than its limit.
 func (e *engine) stop() {
+	e.muted.Store(true)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -3,10 +3,14 @@ package speaker
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
 )
 
 // quiet passes GoBGP's log on, its notices as debugging: the speaker logs sessions itself, in our words.
-type quiet struct{ to slog.Handler }
+type quiet struct {
+	to    slog.Handler
+	muted *atomic.Bool // while it is being stopped, twice, of which it complains
+}
 
 func (q quiet) level(level slog.Level) slog.Level {
 	if level < slog.LevelWarn {
@@ -17,7 +21,7 @@ func (q quiet) level(level slog.Level) slog.Level {
 
 func (q quiet) Enabled(ctx context.Context, level slog.Level) bool {
 	// GoBGP's own debugging says each UPDATE; to have it means to pay for it on every route.
-	return level >= slog.LevelInfo && q.to.Enabled(ctx, q.level(level))
+	return !q.muted.Load() && level >= slog.LevelInfo && q.to.Enabled(ctx, q.level(level))
 }
 
 func (q quiet) Handle(ctx context.Context, record slog.Record) error {
@@ -25,6 +29,8 @@ func (q quiet) Handle(ctx context.Context, record slog.Record) error {
 	return q.to.Handle(ctx, record)
 }
 
-func (q quiet) WithAttrs(attrs []slog.Attr) slog.Handler { return quiet{q.to.WithAttrs(attrs)} }
+func (q quiet) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return quiet{q.to.WithAttrs(attrs), q.muted}
+}
 
-func (q quiet) WithGroup(name string) slog.Handler { return quiet{q.to.WithGroup(name)} }
+func (q quiet) WithGroup(name string) slog.Handler { return quiet{q.to.WithGroup(name), q.muted} }
