@@ -3,7 +3,6 @@ package fib
 import (
 	"fmt"
 	"log/slog"
-	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -72,7 +71,7 @@ func (o Options) validate() error {
 	if o.Table < 1 || o.Table > top {
 		return fmt.Errorf("route table %d: must be 1 to %d", o.Table, uint32(top))
 	}
-	if slices.Contains([]int{255}, o.Table) {
+	if o.Table == 255 {
 		return fmt.Errorf("route table %d: is the kernel's own table of local addresses; use %d (main) or one of your own", o.Table, DefaultTable)
 	}
 	return nil
