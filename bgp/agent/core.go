@@ -155,13 +155,13 @@ func (c *core) configure(touched *touched, now time.Time) {
 		peers[neighbor.Address] = neighbor.Peer()
 	}
 	pools, aggregates := config.Pools(c.snapshot), config.Aggregates(c.snapshot)
-	asn := config.ClusterASN(c.snapshot)
+	asn, self := config.ClusterASN(c.snapshot), [2]netip.Addr{built.Global.NextHop4, built.Global.NextHop6}
 	if reflect.DeepEqual(peers, c.judge.Peers) && reflect.DeepEqual(aggregates, c.judge.Aggregates) &&
-		c.samePools(pools) && asn == c.judge.DefaultASN {
+		c.samePools(pools) && asn == c.judge.DefaultASN && self == c.judge.Self {
 		return
 	}
 	touched.all = true
-	c.judge.Peers, c.judge.Aggregates, c.judge.DefaultASN = peers, aggregates, asn
+	c.judge.Peers, c.judge.Aggregates, c.judge.DefaultASN, c.judge.Self = peers, aggregates, asn, self
 	for prefix := range c.judge.Pools.Clone().All() {
 		c.judge.Pools.Delete(prefix)
 	}

@@ -51,6 +51,7 @@ const (
 	UnknownPeer Rule = iota
 	OwnASLoop
 	OwnBlock
+	OwnNextHop
 	Filtered
 	ScopeAll
 	DefaultRoute
@@ -71,7 +72,7 @@ const (
 )
 
 var ruleNames = [ruleCount]string{
-	"UnknownPeer", "OwnASLoop", "OwnBlock", "Filter", "ScopeAll", "DefaultRoute", "NodeSubnet", "ScopePools", "Aggregate",
+	"UnknownPeer", "OwnASLoop", "OwnBlock", "OwnNextHop", "Filter", "ScopeAll", "DefaultRoute", "NodeSubnet", "ScopePools", "Aggregate",
 	"BlockOfOwner", "BlockOfOther", "OriginASN", "OriginHidden", "OwnerUnknown", "BlockAtRest", "PieceOfBlock",
 	"NotNamedYet", "TakenAlone", "OutsidePools",
 }
@@ -93,8 +94,9 @@ type Judge struct {
 	Pools      bart.Table[string]   // pools by prefix, and their names
 	Aggregates map[netip.Prefix]struct{}
 	Peers      map[netip.Addr]Peer
-	DefaultASN uint32 // of nodes that have none of their own
-	Alone      bool   // ipamd has been silent for so long that pending prefixes are taken
+	Self       [2]netip.Addr // this node's addresses, one a family
+	DefaultASN uint32        // of nodes that have none of their own
+	Alone      bool          // ipamd has been silent for so long that pending prefixes are taken
 }
 
 // Judge gives the verdict on one path.
@@ -108,6 +110,9 @@ func (j *Judge) Judge(path *route.Path) Verdict {
 	}
 	if _, own := j.ownBlock(path.Prefix); own {
 		return Verdict{Reject, OwnBlock}
+	}
+	if path.NextHop == j.Self[0] || path.NextHop == j.Self[1] {
+		return Verdict{Reject, OwnNextHop} // RFC 4271 section 5.1.3
 	}
 	if accept, _ := peer.Import.Decide(path.Prefix); !accept {
 		return Verdict{Reject, Filtered}
@@ -254,6 +259,7 @@ func (j *Judge) Explain(path *route.Path) string {
 }
 
 var plainReasons = map[Rule]string{
+	OwnNextHop:   "its next hop is this node",
 	ScopeAll:     "importScope is All",
 	DefaultRoute: "a default route is not accepted; importScope: All would",
 	NodeSubnet:   "it is a subnet of nodes, or a part of one",

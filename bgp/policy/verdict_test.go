@@ -112,6 +112,10 @@ func TestSafeImport(t *testing.T) {
 			peer.Import = Chain{{Name: "no", Rules: []FilterRule{{}}}}
 			j.Peers[tor] = peer
 		}, Verdict{Reject, Filtered}},
+		{"we are its next hop", path(netip.MustParseAddr("192.0.2.11"), "10.244.2.0/26", 65101, 64512), func(j *Judge) {
+			j.Peers[netip.MustParseAddr("192.0.2.11")] = j.Peers[tor]
+			j.Self[0] = netip.MustParseAddr("192.0.2.11")
+		}, Verdict{Reject, OwnNextHop}},
 		{"a stranger", path(netip.MustParseAddr("192.0.2.99"), "10.244.2.0/26", 64512), nil, Verdict{Reject, UnknownPeer}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

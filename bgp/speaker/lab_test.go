@@ -151,10 +151,15 @@ type child struct {
 
 func (l *lab) speaker(restarting bool) *child {
 	l.t.Helper()
+	return l.speakerIn(l.node, restarting)
+}
+
+func (l *lab) speakerIn(ns string, restarting bool) *child {
+	l.t.Helper()
 	start, _ := json.Marshal(childStart{Restarting: restarting})
 	c := &child{}
 	var lines *bufio.Scanner
-	c.cmd, c.stdin, lines, c.log = l.start(l.node, []string{childEnv + "=" + string(start)}, os.Args[0])
+	c.cmd, c.stdin, lines, c.log = l.start(ns, []string{childEnv + "=" + string(start)}, os.Args[0])
 	go func() {
 		lines.Buffer(nil, 1<<24)
 		for lines.Scan() {
