@@ -13,6 +13,12 @@ type bridge struct {
 	handler slog.Handler
 }
 
+// harmless are warnings that are about what an embedded etcd that listens nowhere does not do.
+var harmless = map[string]bool{
+	"Running http and grpc server on single port. This is not recommended for production.": true,
+	"simple token is not cryptographically signed":                                         true,
+}
+
 func newBridge(logger *slog.Logger) zapcore.Core {
 	return &bridge{handler: logger.With("room", "etcd").Handler()}
 }
@@ -48,7 +54,14 @@ func (b *bridge) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zapc
 
 // Write implements zapcore.Core.
 func (b *bridge) Write(entry zapcore.Entry, fields []zapcore.Field) error {
-	line := slog.NewRecord(entry.Time, levelOf(entry.Level), entry.Message, 0)
+	level := levelOf(entry.Level)
+	if harmless[entry.Message] {
+		level = slog.LevelDebug
+	}
+	if !b.handler.Enabled(context.Background(), level) {
+		return nil
+	}
+	line := slog.NewRecord(entry.Time, level, entry.Message, 0)
 	line.AddAttrs(attributes(fields)...)
 	return b.handler.Handle(context.Background(), line)
 }

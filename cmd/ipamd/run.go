@@ -1,0 +1,114 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/clearway/clearway/bgp/config"
+	"github.com/clearway/clearway/cmd/internal/daemon"
+	"github.com/clearway/clearway/ipam/server"
+	"github.com/clearway/clearway/ipam/store"
+)
+
+// How long starting and stopping may take.
+const (
+	openTime = 2 * time.Minute // an embedded etcd reads its log
+	stopTime = 5 * time.Second
+)
+
+// run opens the listening sockets first, so that an address in use is known before anything is touched.
+func run(ctx context.Context, given *flags, logger *slog.Logger) error {
+	listener, err := net.Listen("tcp", given.listen)
+	if err != nil {
+		return fmt.Errorf("--listen: %w", err)
+	}
+	defer listener.Close() //nolint:errcheck // gRPC closes it; this is for the way there
+	creds, err := given.tls.ServerCredentials(logger)
+	if err != nil {
+		return err
+	}
+	registry := daemon.NewRegistry()
+	var serving atomic.Pointer[server.Server]
+	metrics, err := daemon.ListenHTTP(daemon.HTTPOptions{
+		Listen: given.metricsListen, Gatherer: registry, Logger: logger,
+		Ready: func() error {
+			if s := serving.Load(); s != nil {
+				return s.Ready()
+			}
+			return errors.New("the store is being opened")
+		},
+	})
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return metrics.Run(ctx) })
+	group.Go(func() error {
+		records, err := openStore(ctx, given, listener.Addr(), logger)
+		if err != nil {
+			return err
+		}
+		defer func() {
+			if err := records.Close(); err != nil {
+				logger.Warn("closing the store", "error", err)
+			}
+		}()
+		decider, err := server.New(server.Options{
+			Store: records, Address: given.advertised(listener.Addr()), Validate: config.Validate,
+			Logger: logger, Metrics: registry,
+		})
+		if err != nil {
+			return err
+		}
+		serving.Store(decider)
+		logger.Info("serving", "listen", listener.Addr().String(), "tls", !given.tls.Insecure)
+		doors := grpc.NewServer(slices.Concat(daemon.ServerOptions(creds), decider.ServerOptions())...)
+		decider.Register(doors)
+		return serve(ctx, decider, doors, listener)
+	})
+	return group.Wait()
+}
+
+func openStore(ctx context.Context, given *flags, listening net.Addr, logger *slog.Logger) (*store.Store, error) {
+	secure, err := given.etcdTLS()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, openTime)
+	defer cancel()
+	return store.Open(ctx, store.Options{
+		DataDir: given.dataDir, Endpoints: given.etcdEndpoints, TLS: secure, Prefix: given.etcdPrefix,
+		Instance: instance(listening), Logger: logger,
+	})
+}
+
+// serve runs until ctx ends: then the office is given back, streams end, and calls under way get a short while.
+func serve(ctx context.Context, decider *server.Server, doors *grpc.Server, listener net.Listener) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		defer stop(doors)
+		return decider.Run(ctx)
+	})
+	group.Go(func() error {
+		if err := doors.Serve(listener); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+			return fmt.Errorf("serve: %w", err)
+		}
+		return nil
+	})
+	return group.Wait()
+}
+
+func stop(doors *grpc.Server) {
+	hurry := time.AfterFunc(stopTime, doors.Stop)
+	defer hurry.Stop()
+	doors.GracefulStop()
+}

@@ -1,0 +1,57 @@
+package server
+
+import (
+	"context"
+	"crypto/x509"
+	"slices"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+)
+
+// operatorsOrganization is the organization of certificates that may speak for any node.
+const operatorsOrganization = "clearway:operators"
+
+// speaksFor tells whether the caller may act for a node. With mutual TLS its certificate must have the node's name as
+// common name (with or without "node:" before it) or as a DNS name, or be an operator's. Without TLS anyone may.
+func (s *Server) speaksFor(ctx context.Context, node string) error {
+	certificate, secure := callerCertificate(ctx)
+	if !secure {
+		return nil
+	}
+	if certificate != nil && names(certificate, node) {
+		return nil
+	}
+	s.metrics.refused.Inc()
+	name := "none"
+	if certificate != nil {
+		name = certificate.Subject.String()
+	}
+	s.log.Warn("a call for a node that its certificate does not name", "node", node, "certificate", name)
+	return status.Errorf(codes.PermissionDenied, "the certificate (%s) is not node %q's: its common name or one of its "+
+		"DNS names must be %q", name, node, node)
+}
+
+func names(certificate *x509.Certificate, node string) bool {
+	subject := certificate.Subject
+	return subject.CommonName == node || subject.CommonName == "node:"+node ||
+		slices.Contains(certificate.DNSNames, node) || slices.Contains(subject.Organization, operatorsOrganization)
+}
+
+// callerCertificate is the caller's verified certificate; secure is false without TLS.
+func callerCertificate(ctx context.Context) (certificate *x509.Certificate, secure bool) {
+	caller, ok := peer.FromContext(ctx)
+	if !ok || caller.AuthInfo == nil {
+		return nil, false
+	}
+	info, ok := caller.AuthInfo.(credentials.TLSInfo)
+	if !ok {
+		return nil, false
+	}
+	if chains := info.State.VerifiedChains; len(chains) > 0 && len(chains[0]) > 0 {
+		return chains[0][0], true
+	}
+	return nil, true
+}

@@ -1,0 +1,246 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+
+	"github.com/clearway/clearway/ipam/store/record"
+)
+
+// serveTerms is a follower until it is in office, leads while the term lasts, and so on until ctx ends.
+func (s *Server) serveTerms(ctx context.Context) error {
+	pause := backoff.NewExponentialBackOff()
+	pause.InitialInterval, pause.MaxInterval = 50*time.Millisecond, 2*time.Second
+	for ctx.Err() == nil {
+		start := s.now()
+		err := s.serveTerm(ctx)
+		s.leave()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if s.now().Sub(start) > time.Minute {
+			pause.Reset()
+		}
+		wait := pause.NextBackOff()
+		s.log.Warn("the term is over", "reason", err, "next", wait)
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+		}
+	}
+	return nil
+}
+
+func (s *Server) serveTerm(ctx context.Context) error {
+	term, err := s.follow(ctx)
+	if err != nil {
+		return fmt.Errorf("follow: %w", err)
+	}
+	// The office is given back whatever happens: after an unknown outcome it must be, and at the end it helps others.
+	defer func() {
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		if err := s.store.Resign(closing, term); err != nil {
+			s.log.Warn("the office is left to expire", "error", err)
+		}
+	}()
+	if err := s.lead(ctx, term); err != nil {
+		return fmt.Errorf("lead: %w", err)
+	}
+	return nil
+}
+
+// lead reads the store and runs the lanes until the term is over.
+func (s *Server) lead(ctx context.Context, term record.Term) error {
+	loaded, err := s.load(ctx)
+	if err != nil {
+		return err
+	}
+	if loaded.incarnation == "" {
+		if err := s.mintIncarnation(ctx, term, loaded); err != nil {
+			return err
+		}
+	}
+	s.enter(loaded, term)
+	s.log.Info("leading", "revision", loaded.revision, "blocks", len(loaded.blocks), "nodes", len(loaded.nodes))
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.claims.run(ctx, term) })
+	group.Go(func() error { return s.copies.run(ctx, term) })
+	group.Go(func() error {
+		select {
+		case <-term.Lost:
+			return record.ErrNotLeader
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
+	return group.Wait()
+}
+
+// load reads everything into a state of its own.
+func (s *Server) load(ctx context.Context) (*state, error) {
+	loaded := newState()
+	revision, err := s.store.Load(ctx, func(one record.Record) error {
+		return loaded.apply(one, newChange())
+	})
+	if err != nil {
+		return nil, err
+	}
+	loaded.revision = revision
+	return loaded, nil
+}
+
+func (s *Server) mintIncarnation(ctx context.Context, term record.Term, loaded *state) error {
+	incarnation := uuid.NewString()
+	revision, err := s.store.Commit(ctx, term, record.Txn{
+		Guards: []record.Guard{{Key: record.Incarnation}},
+		Ops:    []record.Op{{Key: record.Incarnation, Value: []byte(incarnation)}},
+	})
+	if err != nil {
+		return fmt.Errorf("name the store's incarnation: %w", err)
+	}
+	loaded.incarnation, loaded.revision = incarnation, revision
+	return nil
+}
+
+// enter puts a state in use, as the leader's.
+func (s *Server) enter(loaded *state, term record.Term) {
+	s.sessions.endAll()
+	s.mu.Lock()
+	s.state, s.term, s.leader, s.where = loaded, term, true, s.options.Address
+	s.resetOwnersLocked()
+	s.mu.Unlock()
+	s.health.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)
+}
+
+// leave ends the term in memory: what was read stays for readers.
+func (s *Server) leave() {
+	s.mu.Lock()
+	s.leader, s.where = false, ""
+	s.mu.Unlock()
+	s.sessions.endAll()
+	s.health.SetServingStatus("", healthv1.HealthCheckResponse_NOT_SERVING)
+}
+
+// followAfter is how long one waits for the office before reading the store as a follower: alone, it comes at once.
+const followAfter = 300 * time.Millisecond
+
+// follow keeps the state by watching the store, until this server comes to office.
+func (s *Server) follow(ctx context.Context) (record.Term, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type result struct {
+		term record.Term
+		err  error
+	}
+	won := make(chan result, 1)
+	go func() {
+		term, err := s.store.Campaign(ctx, s.options.Address)
+		won <- result{term, err}
+	}()
+	select {
+	case got := <-won:
+		return got.term, got.err
+	case <-time.After(followAfter):
+	}
+	watching, stop := context.WithCancel(ctx)
+	watched := make(chan error, 1)
+	go func() { watched <- s.watchStore(watching) }()
+	var got result
+	var failed error
+	select {
+	case got = <-won:
+		stop()
+		<-watched
+	case failed = <-watched:
+		stop()
+		cancel()
+		got = <-won // a campaign that was won just now is given up below
+	}
+	if failed != nil {
+		s.giveUp(got.term)
+		return record.Term{}, failed
+	}
+	return got.term, got.err
+}
+
+// giveUp resigns a term that was won while following failed.
+func (s *Server) giveUp(term record.Term) {
+	if term.Revision == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if err := s.store.Resign(ctx, term); err != nil {
+		s.log.Warn("the office is left to expire", "error", err)
+	}
+}
+
+// watchStore keeps the state of a follower until ctx ends.
+func (s *Server) watchStore(ctx context.Context) error {
+	loaded, err := s.load(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.findLeader(ctx); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.state = loaded
+	s.resetOwnersLocked()
+	s.mu.Unlock()
+	s.health.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)
+	s.log.Info("following", "revision", loaded.revision)
+	for batch := range s.store.Watch(ctx, loaded.revision) {
+		if batch.Err != nil {
+			return batch.Err
+		}
+		if err := s.applyBatch(ctx, batch); err != nil {
+			return err
+		}
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return errors.New("the watch of the store broke off")
+}
+
+func (s *Server) applyBatch(ctx context.Context, batch record.Batch) error {
+	touched := newChange()
+	elected := false
+	s.mu.Lock()
+	for _, one := range batch.Records {
+		elected = elected || one.Key == record.Leader
+		if err := s.state.apply(one, touched); err != nil {
+			s.mu.Unlock()
+			return err
+		}
+	}
+	s.state.revision = max(s.state.revision, batch.Revision)
+	s.publishLocked(touched)
+	s.mu.Unlock()
+	if elected {
+		return s.findLeader(ctx)
+	}
+	return nil
+}
+
+func (s *Server) findLeader(ctx context.Context) error {
+	where, err := s.store.Leader(ctx)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.leader {
+		s.where = where
+	}
+	return nil
+}

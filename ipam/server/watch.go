@@ -1,0 +1,184 @@
+package server
+
+import (
+	"maps"
+	"slices"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
+)
+
+// WatchNode implements NodeService.
+func (n *nodeService) WatchNode(
+	request *clearwayv1.WatchNodeRequest, stream grpc.ServerStreamingServer[clearwayv1.WatchNodeResponse],
+) error {
+	session, err := n.enter(stream.Context(), request.GetNode(), request.GetSessionId())
+	if err != nil {
+		return err
+	}
+	session.watch(1)
+	defer session.watch(-1)
+	var sent []byte
+	for first := true; ; first = false {
+		snapshot, err := n.s.snapshotOf(request.GetNode())
+		if err != nil {
+			return err
+		}
+		content := contentOf(snapshot)
+		newest := first && request.GetIncarnation() == snapshot.GetIncarnation() && request.GetRevision() == snapshot.GetRevision()
+		if string(content) != string(sent) && !newest {
+			message := &clearwayv1.WatchNodeResponse{Message: &clearwayv1.WatchNodeResponse_Snapshot{Snapshot: snapshot}}
+			if err := stream.Send(message); err != nil {
+				return err
+			}
+		}
+		sent = content
+		if err := n.awaitNode(session, stream); err != nil {
+			return err
+		}
+	}
+}
+
+func (n *session) watch(delta int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.watching += delta
+}
+
+// awaitNode relays questions until the snapshot may have changed.
+func (n *nodeService) awaitNode(session *session, stream grpc.ServerStreamingServer[clearwayv1.WatchNodeResponse]) error {
+	for {
+		select {
+		case <-session.dirty:
+			return nil
+		case query := <-session.asked:
+			message := &clearwayv1.WatchNodeResponse{Message: &clearwayv1.WatchNodeResponse_Query{Query: query}}
+			if err := stream.Send(message); err != nil {
+				return err
+			}
+		case <-session.ended:
+			return n.s.sessionEnded(session)
+		case <-n.s.down:
+			return notLeader("")
+		case <-stream.Context().Done():
+			return stream.Context().Err()
+		}
+	}
+}
+
+// sessionEnded is what ends the streams of a session that ended: with the office, or by itself.
+func (s *Server) sessionEnded(session *session) error {
+	if err := s.mustLead(); err != nil {
+		return err
+	}
+	return status.Errorf(codes.Unauthenticated, "session %q of node %q is over: register again", session.id, session.node)
+}
+
+// contentOf is a snapshot without its revision, to tell whether anything else differs.
+func contentOf(snapshot *clearwayv1.NodeSnapshot) []byte {
+	revision := snapshot.GetRevision()
+	snapshot.Revision = 0
+	defer func() { snapshot.Revision = revision }()
+	return mustMarshal(snapshot)
+}
+
+// snapshotOf is all the configuration that a node needs.
+func (s *Server) snapshotOf(name string) (*clearwayv1.NodeSnapshot, error) {
+	snapshot := &clearwayv1.NodeSnapshot{}
+	err := s.view(func(st *state) {
+		snapshot.Incarnation, snapshot.Revision = st.incarnation, st.revision
+		snapshot.Blocks = st.blocksOwned(name)
+		snapshot.Node = st.nodeOf(name)
+		snapshot.Pools = named[*clearwayv1.IPPool](st, kindPool)
+		snapshot.Reservations = named[*clearwayv1.IPReservation](st, kindReservation)
+		snapshot.IpamConfiguration, _ = st.config[kindIPAMConfiguration][defaultName].object.(*clearwayv1.IPAMConfiguration)
+		snapshot.BgpConfiguration, _ = st.config[kindBGPConfiguration][defaultName].object.(*clearwayv1.BGPConfiguration)
+		snapshot.Peers = st.peersOf(st.labelsOf(name))
+		snapshot.Filters = st.filtersOf(snapshot.GetPeers())
+	})
+	return snapshot, err
+}
+
+// named are the resources of a kind, by name.
+func named[T clearwayv1.Object](s *state, kind string) []T {
+	var all []T
+	for _, name := range slices.Sorted(maps.Keys(s.config[kind])) {
+		all = append(all, s.config[kind][name].object.(T))
+	}
+	return all
+}
+
+// filtersOf are the filters that peers name, by name.
+func (s *state) filtersOf(peers []*clearwayv1.BGPPeer) []*clearwayv1.BGPFilter {
+	wanted := map[string]bool{}
+	for _, peer := range peers {
+		for _, name := range slices.Concat(peer.GetSpec().GetImportFilters(), peer.GetSpec().GetExportFilters()) {
+			wanted[name] = true
+		}
+	}
+	var filters []*clearwayv1.BGPFilter
+	for _, filter := range named[*clearwayv1.BGPFilter](s, kindFilter) {
+		if wanted[filter.GetMetadata().GetName()] {
+			filters = append(filters, filter)
+		}
+	}
+	return filters
+}
+
+// nodeOf is a node as it holds: the operator's word over the agent's. What changes by itself (phase, counts, times) is
+// not in it. It is nil when neither says anything.
+func (s *state) nodeOf(name string) *clearwayv1.Node {
+	registered, configured := s.nodes[name], s.nodeConfig(name)
+	if registered == nil && configured == nil {
+		return nil
+	}
+	node := &clearwayv1.Node{ApiVersion: clearwayv1.APIVersion, Kind: kindNode}
+	if configured != nil {
+		node.Metadata, node.Spec = proto.CloneOf(configured.GetMetadata()), configured.GetSpec()
+	} else {
+		node.Metadata = proto.CloneOf(registered.GetMetadata())
+	}
+	if uid := registered.GetMetadata().GetUid(); uid != "" {
+		node.Metadata.Uid = uid
+	}
+	node.Status = &clearwayv1.NodeStatus{
+		Addresses: s.addressesOf(name), AsNumber: s.asNumberOf(name), Labels: s.labelsOf(name),
+	}
+	return node
+}
+
+// WatchOwnership implements NodeService. Followers serve it too: it needs no session there.
+func (n *nodeService) WatchOwnership(
+	request *clearwayv1.WatchOwnershipRequest, stream grpc.ServerStreamingServer[clearwayv1.WatchOwnershipResponse],
+) error {
+	if err := n.s.speaksFor(stream.Context(), request.GetNode()); err != nil {
+		return err
+	}
+	if err := n.s.view(func(*state) {}); err != nil {
+		return err
+	}
+	at := position{request.GetIncarnation(), request.GetRevision()}
+	for first := true; ; first = false {
+		next, messages, more := n.s.owners.since(at.incarnation, at.revision)
+		if first && len(messages) == 0 {
+			messages = []encoded{next.complete()}
+		}
+		for _, message := range messages {
+			if err := stream.SendMsg(message); err != nil {
+				return err
+			}
+		}
+		at = next
+		select {
+		case <-more:
+		case <-n.s.down:
+			return notLeader("")
+		case <-stream.Context().Done():
+			return stream.Context().Err()
+		}
+	}
+}
