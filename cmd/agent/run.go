@@ -1,0 +1,166 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
+
+	bgpagent "github.com/clearway/clearway/bgp/agent"
+	"github.com/clearway/clearway/bgp/fib"
+	"github.com/clearway/clearway/bgp/speaker"
+	"github.com/clearway/clearway/cmd/internal/daemon"
+	"github.com/clearway/clearway/ipam/node"
+	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
+)
+
+// rooms are the parts of the agent, each with one duty and one goroutine of its own.
+type rooms struct {
+	fib     *fib.Writer
+	speaker *speaker.Speaker
+	bgp     *bgpagent.Agent
+	node    *node.Node
+}
+
+func run(ctx context.Context, s *settings, logger *slog.Logger) error {
+	logger = logger.With("node", s.node)
+	registry := daemon.NewRegistry()
+	who, err := readIdentity(s)
+	if err != nil {
+		return err
+	}
+	creds, err := s.tls.ClientCredentials(logger)
+	if err != nil {
+		return err
+	}
+	// The socket comes first: of two agents on one machine the second one ends here, before it touches anything.
+	socket, err := daemon.ListenUnix(s.socket)
+	if err != nil {
+		return err
+	}
+	defer socket.Close()
+	parts, err := open(ctx, s, who, creds, registry, logger)
+	if err != nil {
+		return err
+	}
+	defer parts.close(logger)
+	if err := who.mark(s.dataDir); err != nil {
+		return err
+	}
+	web, err := daemon.ListenHTTP(daemon.HTTPOptions{
+		Listen: s.metricsListen, Gatherer: registry, Ready: parts.ready, Logger: logger,
+	})
+	if err != nil {
+		return err
+	}
+	return parts.serve(ctx, socket, web)
+}
+
+func open(ctx context.Context, s *settings, who identity, creds credentials.TransportCredentials,
+	registry prometheus.Registerer, logger *slog.Logger,
+) (*rooms, error) {
+	addresses, err := nodeAddresses(ctx, s.addresses, s.servers)
+	if err != nil {
+		return nil, fmt.Errorf("node addresses: %w", err)
+	}
+	logger.Info("starting", "version", daemon.Version().Version, "addresses", addresses, "same_boot", who.sameBoot)
+	writer, err := fib.Open(fib.Options{
+		Protocol: s.routeProtocol, Metric: s.routeMetric, Table: s.routeTable,
+		Logger: logger.With("room", "fib"), Registerer: registry,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open the kernel's routes: %w", err)
+	}
+	r := &rooms{fib: writer}
+	// Peers are told that forwarding was kept only when it truly was: the kernel of this boot still has our sentinel.
+	kept := writer.Sentinel() && who.sameBoot
+	r.speaker = speaker.New(speaker.Options{Restarting: kept, Logger: logger.With("room", "bgp")})
+	r.bgp = bgpagent.New(bgpagent.Options{
+		Node: s.node, Speaker: r.speaker, FIB: writer, Logger: logger.With("room", "bgp"), Registerer: registry,
+		Start: bgpagent.Start{SameBoot: who.sameBoot, RoutesKept: writer.Sentinel()},
+	})
+	r.node, err = node.Open(node.Options{
+		Node: s.node, MachineID: who.machineID, BootID: who.bootID, Version: daemon.Version().Version,
+		DataDir: s.dataDir, SpoolDir: s.spoolDir(), Addresses: addresses, Labels: s.labelMap, Servers: s.servers,
+		Dial:   func(_ context.Context, server string) (node.Conn, error) { return daemon.Dial(server, creds) },
+		Logger: logger.With("room", "ipam"), Metrics: registry,
+		OnState: r.onState, OnOwnership: r.bgp.ApplyOwnership, Query: r.bgp.List, Status: r.status,
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open the node's addresses: %w", err), writer.Close())
+	}
+	return r, nil
+}
+
+// onState tells the BGP half what the address half knows.
+func (r *rooms) onState(state node.State) {
+	if state.Snapshot != nil {
+		r.bgp.SetSnapshot(state.Snapshot)
+	}
+	r.bgp.SetBlocks(state.Blocks)
+	r.bgp.SetOnline(state.Online)
+}
+
+// status tells the address half, which has the session with ipamd, what the BGP half knows.
+func (r *rooms) status() *clearwayv1.ReportStatusRequest {
+	sessions, routes, restart, why, events := r.bgp.Status()
+	return &clearwayv1.ReportStatusRequest{
+		Ready: r.ready() == nil, Sessions: sessions, KernelRoutes: routes,
+		LastRestart: restart, LastRestartReason: why, Events: events,
+	}
+}
+
+// ready tells whether Pods can get addresses. A peer that is down is status, not unreadiness.
+func (r *rooms) ready() error {
+	if !r.node.Ready() {
+		return errors.New("no configuration is known yet: ipamd has not answered, and nothing is on disk")
+	}
+	return nil
+}
+
+// serve runs every room until the context ends or one of them fails.
+func (r *rooms) serve(ctx context.Context, socket net.Listener, web *daemon.HTTPServer) error {
+	server := r.server()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return r.fib.Run(ctx) })
+	group.Go(func() error { return r.speaker.Run(ctx) })
+	group.Go(func() error { return r.bgp.Run(ctx) })
+	group.Go(func() error { return r.node.Run(ctx) })
+	group.Go(func() error { return web.Run(ctx) })
+	group.Go(func() error { return server.Serve(socket) })
+	group.Go(func() error {
+		<-ctx.Done()
+		// At once: a plugin whose call is cut off tries the next agent, which gives the same answer.
+		server.Stop()
+		return nil
+	})
+	return group.Wait()
+}
+
+func (r *rooms) server() *grpc.Server {
+	server := grpc.NewServer(daemon.ServerOptions(insecure.NewCredentials())...) // the socket's mode is its lock
+	clearwayv1.RegisterAddressServiceServer(server, r.node.AddressServer())
+	clearwayv1.RegisterResourceServiceServer(server, &resources{rooms: r})
+	status := health.NewServer()
+	status.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)
+	healthv1.RegisterHealthServer(server, status)
+	reflection.Register(server)
+	return server
+}
+
+// close lets go of files and sockets. Routes stay in the kernel.
+func (r *rooms) close(logger *slog.Logger) {
+	if err := errors.Join(r.node.Close(), r.fib.Close()); err != nil {
+		logger.Error("close", "error", err)
+	}
+}
