@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -49,20 +50,47 @@ func (connections) HandleRPC(context.Context, stats.RPCStats) {}
 // session is one agent's registration. It is live while the connection of its last call is open.
 type session struct {
 	id, node, process, machine, boot, journal string
-	// dirty has a token when the node's snapshot may have changed.
-	dirty chan struct{}
-	// asked has the questions for the node's WatchNode stream.
-	asked chan *clearwayv1.Query
 	// ended is closed when another took its place, or the office was lost.
 	ended chan struct{}
 
 	// mu guards all following fields.
-	mu       sync.Mutex
-	over     bool
-	conn     *connection // nil: of a caller without one; then it counts as open
-	seen     time.Time
-	watching int
-	report   *clearwayv1.ReportStatusRequest // nil: none yet
+	mu      sync.Mutex
+	over    bool
+	conn    *connection // nil: of a caller without one; then it counts as open
+	seen    time.Time
+	watcher *watcher                        // nil: no WatchNode stream is open
+	report  *clearwayv1.ReportStatusRequest // nil: none yet
+}
+
+// watcher is a WatchNode stream; a node's newer one takes the place of the older.
+type watcher struct {
+	// dirty has a token when the node's snapshot may have changed.
+	dirty chan struct{}
+	asked chan *clearwayv1.Query
+	// replaced is closed when a newer stream came.
+	replaced chan struct{}
+}
+
+// watch makes a stream the node's.
+func (n *session) watch() *watcher {
+	made := &watcher{
+		dirty: make(chan struct{}, 1), asked: make(chan *clearwayv1.Query, maxQueries), replaced: make(chan struct{}),
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.watcher != nil {
+		close(n.watcher.replaced)
+	}
+	n.watcher = made
+	return made
+}
+
+func (n *session) unwatch(one *watcher) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.watcher == one {
+		n.watcher = nil
+	}
 }
 
 func (n *session) live() bool {
@@ -160,7 +188,7 @@ func (t *sessions) open(ctx context.Context, request *clearwayv1.RegisterRequest
 	made := &session{
 		id: uuid.NewString(), node: request.GetNode(), process: request.GetProcessId(),
 		machine: request.GetMachineId(), boot: request.GetBootId(), journal: request.GetJournalId(),
-		dirty: make(chan struct{}, 1), asked: make(chan *clearwayv1.Query, maxQueries), ended: make(chan struct{}),
+		ended: make(chan struct{}),
 	}
 	made.touch(ctx, t.now())
 	if before := t.byNode[made.node]; before != nil {
@@ -231,22 +259,27 @@ func (t *sessions) wakeAll() {
 }
 
 func (n *session) wake() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.watcher == nil {
+		return // the next stream begins with the newest
+	}
 	select {
-	case n.dirty <- struct{}{}:
+	case n.watcher.dirty <- struct{}{}:
 	default:
 	}
 }
 
 // ask hands a question to the node's stream.
 func (n *session) ask(query *clearwayv1.Query) error {
+	live := n.live()
 	n.mu.Lock()
-	watching := n.watching
-	n.mu.Unlock()
-	if watching == 0 || !n.live() {
-		return fmt.Errorf("its agent is not connected")
+	defer n.mu.Unlock()
+	if n.watcher == nil || !live {
+		return errors.New("its agent is not connected")
 	}
 	select {
-	case n.asked <- query:
+	case n.watcher.asked <- query:
 		return nil
 	default:
 		return fmt.Errorf("%d questions wait for it already", maxQueries)

@@ -20,8 +20,8 @@ func (n *nodeService) WatchNode(
 	if err != nil {
 		return err
 	}
-	session.watch(1)
-	defer session.watch(-1)
+	mine := session.watch()
+	defer session.unwatch(mine)
 	var sent []byte
 	for first := true; ; first = false {
 		snapshot, err := n.s.snapshotOf(request.GetNode())
@@ -37,29 +37,27 @@ func (n *nodeService) WatchNode(
 			}
 		}
 		sent = content
-		if err := n.awaitNode(session, stream); err != nil {
+		if err := n.awaitNode(session, mine, stream); err != nil {
 			return err
 		}
 	}
 }
 
-func (n *session) watch(delta int) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.watching += delta
-}
-
 // awaitNode relays questions until the snapshot may have changed.
-func (n *nodeService) awaitNode(session *session, stream grpc.ServerStreamingServer[clearwayv1.WatchNodeResponse]) error {
+func (n *nodeService) awaitNode(
+	session *session, mine *watcher, stream grpc.ServerStreamingServer[clearwayv1.WatchNodeResponse],
+) error {
 	for {
 		select {
-		case <-session.dirty:
+		case <-mine.dirty:
 			return nil
-		case query := <-session.asked:
+		case query := <-mine.asked:
 			message := &clearwayv1.WatchNodeResponse{Message: &clearwayv1.WatchNodeResponse_Query{Query: query}}
 			if err := stream.Send(message); err != nil {
 				return err
 			}
+		case <-mine.replaced:
+			return status.Error(codes.Aborted, "a newer WatchNode stream of this session took this one's place")
 		case <-session.ended:
 			return n.s.sessionEnded(session)
 		case <-n.s.down:
