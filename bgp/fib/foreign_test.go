@@ -166,3 +166,47 @@ func TestForeignRoutesConnected(t *testing.T) {
 	waitShown(t, "10.0.1.0/24", "10.0.1.0/24 dev n1 proto kernel scope link src 10.0.1.1")
 	waitShown(t, "2001:db8:1::/64", "2001:db8:1::/64 dev n1 proto kernel metric 256 pref medium")
 }
+
+// What another did a moment before a batch is known to it.
+func TestForeignRoutesAtTheLastMoment(t *testing.T) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			inNetns(t)
+			fabric(t)
+			w := open(t, Options{})
+			w.apply(via(f.prefix, f.hop1))
+			w.turn(t.Context())
+			w.apply(via(f.prefix, f.hop2))
+			w.takeInbox() // the change is in line
+			ip(t, f.flag+" route replace "+f.prefix+" via "+f.hop3+" dev n3 proto static metric 20")
+			w.writeAll(t.Context())
+			want := f.prefix + " via " + f.hop3 + " dev n3 proto static metric 20" + f.pref
+			if got := shown(t, f.prefix); got != want {
+				t.Errorf("kernel has\n %s\nwant\n %s", got, want)
+			}
+			waitState(t, w, f.prefix, route.Conflict)
+		})
+	}
+}
+
+// What another did, and the kernel never told, is still not written over.
+func TestForeignRoutesUnheard(t *testing.T) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			inNetns(t)
+			fabric(t)
+			w := open(t, Options{})
+			m := w.core.monitor
+			w.core.monitor = nil // deaf
+			ip(t, f.flag+" route add "+f.prefix+" via "+f.hop3+" dev n3 proto static metric 20")
+			before := shown(t, f.prefix)
+			w.apply(via(f.prefix, f.hop1, f.hop2))
+			w.turn(t.Context())
+			waitState(t, w, f.prefix, route.Conflict)
+			if got := shown(t, f.prefix); got != before {
+				t.Errorf("another's route was\n %s\nand is\n %s", before, got)
+			}
+			w.core.monitor = m
+		})
+	}
+}

@@ -184,14 +184,36 @@ func TestLinkDown(t *testing.T) {
 	}
 }
 
+// A link goes down and comes back before the writer looks: the kernel has removed the routes by it meanwhile, and for
+// IPv4 has not said so.
+func TestLinkBlinks(t *testing.T) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			inNetns(t)
+			fabric(t)
+			sysctl(t, "net/ipv6/conf/n2/keep_addr_on_down", "1")
+			w := open(t, Options{})
+			w.Settled()
+			w.apply(via(f.prefix, f.hop2))
+			w.turn(t.Context())
+			want := shown(t, f.prefix)
+			ip(t, "link set n2 down")
+			ip(t, "link set n2 up")
+			waitFor(t, "the connected routes", func() bool {
+				return strings.Contains(ip(t, "-6 route show dev n2"), "2001:db8:2::/64 proto kernel") && strings.Contains(ip(t, "route show dev n2"), "10.0.2.0/24")
+			})
+			if got := shown(t, f.prefix); got != "" || want == "" {
+				t.Fatalf("the kernel kept %q of %q", got, want)
+			}
+			w.turn(t.Context())
+			waitFor(t, "the route to come back", func() bool { w.turn(t.Context()); return shown(t, f.prefix) == want })
+		})
+	}
+}
+
 func sysctl(t testing.TB, name, value string) {
 	t.Helper()
-	fd, err := unix.Open("/proc/self/ns/net", unix.O_RDONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(fd)
-	path := "/proc/sys/" + name // the thread's own namespace
+	path := "/proc/sys/" + name // of the namespace of the thread that opens it
 	f, err := unix.Open(path, unix.O_WRONLY, 0)
 	if err != nil {
 		t.Fatalf("%s: %v", path, err)
