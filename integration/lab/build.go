@@ -56,7 +56,11 @@ func Build(ctx context.Context) (string, error) {
 			cmd.Env = append(cmd.Env, variable)
 		}
 	}
-	if output, err := cmd.CombinedOutput(); err != nil {
+	output, err := cmd.CombinedOutput()
+	if ctx.Err() != nil {
+		return "", fmt.Errorf("build: %w", context.Cause(ctx))
+	}
+	if err != nil {
 		return "", fmt.Errorf("build: %w\n%s", err, output)
 	}
 	return bin, nil
