@@ -8,10 +8,11 @@ import (
 
 // EnumName writes an enumeration's value as one word: BLOCK_STATE_OWNED is "Owned". The unspecified value is "".
 func EnumName(value protoreflect.Enum) string {
-	return enumName(value.Descriptor(), value.Number())
+	return EnumText(value.Descriptor(), value.Number())
 }
 
-func enumName(descriptor protoreflect.EnumDescriptor, number protoreflect.EnumNumber) string {
+// EnumText is EnumName of a value that is known by its number.
+func EnumText(descriptor protoreflect.EnumDescriptor, number protoreflect.EnumNumber) string {
 	value := descriptor.Values().ByNumber(number)
 	if number == 0 || value == nil {
 		return ""

@@ -77,7 +77,7 @@ func valueNode(value protoreflect.Value, descriptor protoreflect.FieldDescriptor
 		}
 		return messageNode(value.Message(), path)
 	case protoreflect.EnumKind:
-		return textNode(enumName(descriptor.Enum(), value.Enum()))
+		return textNode(EnumText(descriptor.Enum(), value.Enum()))
 	case protoreflect.BoolKind:
 		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!bool", Value: strconv.FormatBool(value.Bool())}
 	case protoreflect.StringKind:

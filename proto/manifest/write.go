@@ -94,6 +94,7 @@ func encode(format Format, message proto.Message) ([]byte, error) {
 	case YAML:
 		encoder := yaml.NewEncoder(&text)
 		encoder.SetIndent(2)
+		encoder.CompactSeqIndent()
 		if err := encoder.Encode(root); err != nil {
 			return nil, fmt.Errorf("encode %s: %w", message.ProtoReflect().Descriptor().Name(), err)
 		}

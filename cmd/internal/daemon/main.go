@@ -122,7 +122,7 @@ func group(cmd *cobra.Command, args []string) error {
 		return fmt.Errorf("%s wants one of: %s", cmd.CommandPath(), list)
 	}
 	if hint := nearest.Hint(args[0], names); hint != "" {
-		return fmt.Errorf("%s: command %q is unknown%s", cmd.CommandPath(), args[0], hint)
+		return fmt.Errorf("command %q is unknown%s", args[0], hint)
 	}
-	return fmt.Errorf("%s: command %q is unknown; it is one of: %s", cmd.CommandPath(), args[0], list)
+	return fmt.Errorf("command %q is unknown; it is one of: %s", args[0], list)
 }

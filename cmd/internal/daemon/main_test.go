@@ -34,7 +34,7 @@ func TestExitCodes(t *testing.T) {
 		{"fails extra", 2, `unknown command "extra"`},
 		{"fails --what", 2, "unknown flag: --what"},
 		{"group", 2, "tool group wants one of: fine"},
-		{"group fien", 2, `tool group: command "fien" is unknown; did you mean "fine"?`},
+		{"group fien", 2, `tool: command "fien" is unknown; did you mean "fine"?`},
 		{"group zzz", 2, `command "zzz" is unknown; it is one of: fine`},
 		{"zzz", 2, `command "zzz" is unknown`},
 		{"--version", 0, "tool "},

@@ -1,0 +1,218 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+
+	"github.com/clearway/clearway/cmd/internal/daemon"
+	"github.com/clearway/clearway/proto/clearway/v1"
+)
+
+const (
+	// connectTime is how long one server may take to answer at all, before the next is tried.
+	connectTime = 3 * time.Second
+	// electionPause is how long to wait before asking again while no server knows a leader.
+	electionPause = 250 * time.Millisecond
+	// maxAttempts bounds the servers asked for one call: more are not tried even when each names another leader.
+	maxAttempts = 64
+)
+
+// Options tell whom to call.
+type Options struct {
+	Servers []string // ADDR:PORT, tried in this order
+	Socket  string   // path of an agent's socket; goes before Servers
+	TLS     daemon.TLS
+	Logger  *slog.Logger
+}
+
+// Client makes calls. It is for one goroutine.
+type Client struct {
+	targets []string
+	local   bool
+	creds   credentials.TransportCredentials
+	conns   map[string]*grpc.ClientConn
+}
+
+// Open makes a client; nothing is connected before the first call. An agent's socket needs no TLS: its mode is 0600.
+func Open(options Options) (*Client, error) {
+	client := &Client{targets: options.Servers, conns: map[string]*grpc.ClientConn{}}
+	if options.Socket != "" {
+		client.targets, client.local, client.creds = []string{"unix:" + options.Socket}, true, insecure.NewCredentials()
+		return client, nil
+	}
+	creds, err := options.TLS.ClientCredentials(options.Logger)
+	client.creds = creds
+	return client, err
+}
+
+// Local tells whether it calls one node's agent.
+func (c *Client) Local() bool { return c.local }
+
+// Close ends the connections.
+func (c *Client) Close() {
+	for _, conn := range c.conns {
+		conn.Close()
+	}
+}
+
+// Apply applies all the resources or none.
+func (c *Client) Apply(ctx context.Context, request *clearwayv1.ApplyRequest) ([]*clearwayv1.ApplyResult, error) {
+	var results []*clearwayv1.ApplyResult
+	err := c.do(ctx, func(conn *grpc.ClientConn) error {
+		response, err := clearwayv1.NewResourceServiceClient(conn).Apply(ctx, request)
+		results = response.GetResults()
+		return err
+	})
+	if err == nil && len(results) != len(request.Resources) {
+		err = fmt.Errorf("the server answered with %d results for %d resources", len(results), len(request.Resources))
+	}
+	return results, err
+}
+
+// Delete deletes one resource.
+func (c *Client) Delete(ctx context.Context, request *clearwayv1.DeleteRequest) error {
+	return c.do(ctx, func(conn *grpc.ClientConn) error {
+		_, err := clearwayv1.NewResourceServiceClient(conn).Delete(ctx, request)
+		return err
+	})
+}
+
+// List lists resources, with the server's warnings of what is missing from them.
+func (c *Client) List(ctx context.Context, request *clearwayv1.ListRequest) ([]clearwayv1.Object, []string, error) {
+	var objects []clearwayv1.Object
+	var warnings []string
+	err := c.do(ctx, func(conn *grpc.ClientConn) error {
+		objects, warnings = nil, nil // of a server that broke off
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		stream, err := clearwayv1.NewResourceServiceClient(conn).List(ctx, request)
+		for err == nil {
+			var response *clearwayv1.ListResponse
+			if response, err = stream.Recv(); err != nil {
+				break
+			}
+			for _, resource := range response.Resources {
+				if object := resource.Object(); object != nil {
+					objects = append(objects, object)
+				}
+			}
+			warnings = append(warnings, response.Warnings...)
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		return err
+	})
+	return objects, warnings, err
+}
+
+// ShowAddress asks what an address belongs to.
+func (c *Client) ShowAddress(ctx context.Context, address string) (*clearwayv1.ShowAddressResponse, error) {
+	var answer *clearwayv1.ShowAddressResponse
+	err := c.do(ctx, func(conn *grpc.ClientConn) (err error) {
+		answer, err = clearwayv1.NewIPAMServiceClient(conn).ShowAddress(ctx, &clearwayv1.ShowAddressRequest{Address: address})
+		return err
+	})
+	return answer, err
+}
+
+// do makes one call: on each server in order until one gives an answer, on the leader where one is named, and again
+// after a pause while the servers say that there is none. Calls are idempotent: mutations carry a request key.
+func (c *Client) do(ctx context.Context, call func(*grpc.ClientConn) error) error {
+	queue, tried := c.targets, map[string]bool{}
+	var failures []error
+	leaderless := false
+	for range maxAttempts {
+		if len(queue) == 0 {
+			if !leaderless || !pause(ctx) {
+				break
+			}
+			queue, tried, failures, leaderless = c.targets, map[string]bool{}, nil, false
+		}
+		target := queue[0]
+		queue = queue[1:]
+		if tried[target] {
+			continue
+		}
+		tried[target] = true
+		err := c.ask(ctx, target, call)
+		if status.Code(err) != codes.Unavailable {
+			return describe(ctx, err)
+		}
+		leader, follower := leaderOf(err)
+		if follower && leader != "" && !tried[leader] {
+			queue = append([]string{leader}, queue...)
+		}
+		leaderless = leaderless || follower
+		failures = append(failures, fmt.Errorf("%s: %w", target, describe(ctx, err)))
+	}
+	return noServer(failures)
+}
+
+// ask connects to one server and calls it.
+func (c *Client) ask(ctx context.Context, target string, call func(*grpc.ClientConn) error) error {
+	conn := c.conns[target]
+	if conn == nil {
+		made, err := daemon.Dial(target, c.creds)
+		if err != nil {
+			return status.Error(codes.Unavailable, err.Error())
+		}
+		conn, c.conns[target] = made, made
+	}
+	if err := connected(ctx, conn); err != nil {
+		return err
+	}
+	return call(conn)
+}
+
+// connected waits until the server has answered, or has refused: the call itself then tells why.
+func connected(ctx context.Context, conn *grpc.ClientConn) error {
+	limited, cancel := context.WithTimeout(ctx, connectTime)
+	defer cancel()
+	conn.Connect()
+	for {
+		state := conn.GetState()
+		if state == connectivity.Ready || state == connectivity.TransientFailure {
+			return nil
+		}
+		if !conn.WaitForStateChange(limited, state) {
+			if ctx.Err() != nil {
+				return status.FromContextError(ctx.Err()).Err()
+			}
+			return status.Errorf(codes.Unavailable, "no connection within %s", connectTime)
+		}
+	}
+}
+
+// pause waits a little; false when there is no time left.
+func pause(ctx context.Context) bool {
+	timer := time.NewTimer(electionPause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// leaderOf reads a follower's answer: it is one, and where its leader is, if it knows.
+func leaderOf(err error) (leader string, follower bool) {
+	for _, detail := range status.Convert(err).Details() {
+		if answer, ok := detail.(*clearwayv1.NotLeader); ok {
+			return answer.GetLeader(), true
+		}
+	}
+	return "", false
+}

@@ -1,0 +1,55 @@
+package ctl
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"github.com/clearway/clearway/cmd/clearwayctl/internal/client"
+	"github.com/clearway/clearway/proto/clearway/v1"
+)
+
+func (a *app) nodeCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "node", Short: "Show and remove nodes"}
+	cmd.AddCommand(a.nodeListCommand(), a.nodeDeleteCommand())
+	return cmd
+}
+
+func (a *app) nodeListCommand() *cobra.Command {
+	request := &clearwayv1.ListRequest{Kind: "Node"}
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "Show the nodes: phase, addresses, blocks, sessions established of those wanted, kernel routes",
+		Example: `  clearwayctl node list
+  clearwayctl node list -l rack=r1 -o wide`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.list(cmd, request) },
+	}
+	cmd.Flags().StringVarP(&request.LabelSelector, "selector", "l", "", "only those whose labels match: `k=v,k2!=v,k3 in (a,b)`")
+	return cmd
+}
+
+func (a *app) nodeDeleteCommand() *cobra.Command {
+	var how deletion
+	cmd := &cobra.Command{
+		Use:   "delete NAME",
+		Short: "Remove a node",
+		Long: `Remove a node. Its blocks are given on after its agent has acknowledged the loss, or after an hour in which neither
+an agent nor a peer holds them. With --powered-off you vouch that the machine is off and will not come back with its
+Pods: then they are given on at once. If it is wrong, two machines answer for the same addresses.`,
+		Example: `  clearwayctl node delete node7
+  clearwayctl node delete node7 --powered-off`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			requests, err := how.requests(cmd, []string{"Node", args[0]})
+			if err != nil {
+				return err
+			}
+			return a.call(cmd, func(ctx context.Context, calls *client.Client) error {
+				return how.run(ctx, cmd, calls, requests)
+			})
+		},
+	}
+	how.addFlags(cmd)
+	return cmd
+}
