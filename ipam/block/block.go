@@ -178,6 +178,20 @@ func (b *Block) Release(addr netip.Addr, until time.Time, owner string) bool {
 	return true
 }
 
+// Cancel takes an assignment back of which nobody has made use: the address is fresh.
+func (b *Block) Cancel(addr netip.Addr) {
+	if !b.Assigned(addr) {
+		return
+	}
+	i := b.offset(addr)
+	h := b.halfOf(i)
+	b.assigned.clear(i)
+	h.assigned--
+	if !b.excluded.has(i) {
+		h.refresh(i)
+	}
+}
+
 // Rest marks an address that is not assigned as freed before: what Release left, found again after a restart.
 func (b *Block) Rest(addr netip.Addr, until time.Time, owner string) bool {
 	if !b.prefix.Contains(addr) || b.assigned.has(b.offset(addr)) {

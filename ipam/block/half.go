@@ -53,6 +53,13 @@ func (h *half) unfresh(i int) {
 	}
 }
 
+func (h *half) refresh(i int) {
+	i -= h.from
+	h.fresh.set(i)
+	h.freshCount++
+	h.hint = min(h.hint, i/64)
+}
+
 func (h *half) forget(it item) {
 	if !h.rested.remove(it) {
 		h.resting.remove(it)

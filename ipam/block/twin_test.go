@@ -180,6 +180,11 @@ func TestCooledOrderAgreesWithTwin(t *testing.T) {
 					rt.Fatalf("Release(%v) = %v, want %v", addr, got, want)
 				}
 			},
+			"cancel": func(rt *rapid.T) {
+				addr := anyAddr()
+				b.Cancel(addr)
+				slow.release(addr, time.Time{}, "")
+			},
 			"exclude": func(rt *rapid.T) {
 				from, to := anyAddr(), anyAddr()
 				ranges := []netipx.IPRange{netipx.IPRangeFrom(from, to)}

@@ -96,15 +96,15 @@ func (b *book) applyBoot(number uint64, r bootRecord) {
 }
 
 func (b *book) applyBlock(r blockRecord) {
-	if o := b.findBlock(r.CIDR); o != nil {
+	if p := b.pool(r.Pool); r.RequestKey != "" && p.claimKey == r.RequestKey {
+		p.claimKey = ""
+	}
+	switch o := b.findBlock(r.CIDR); {
+	case o == nil:
+		b.addBlock(r)
+	case r.Generation >= o.Generation: // else an answer that was overtaken
 		o.blockRecord = r
 		o.Seal(r.Sealed || o.returning != nil)
-	} else {
-		b.addBlock(r)
-	}
-	p := b.pool(r.Pool)
-	if r.RequestKey != "" && p.claimKey == r.RequestKey {
-		p.claimKey = ""
 	}
 	b.wakeLocked()
 }
@@ -136,7 +136,7 @@ func (b *book) applyBlockGone(r blockGoneRecord) {
 
 func (b *book) applyReturn(r returnRecord) {
 	if o := b.findBlock(r.CIDR); o != nil {
-		o.returning = &r
+		o.returning, o.returnDurable = &r, true
 		o.Seal(true)
 	}
 }
@@ -251,7 +251,7 @@ func (b *book) snapshotLocked() []record {
 	}
 	for _, o := range b.blocks {
 		records = append(records, o.blockRecord)
-		if o.returning != nil {
+		if o.returnDurable {
 			records = append(records, *o.returning)
 		}
 		records = append(records, o.restRecords(b.now())...)
@@ -275,6 +275,24 @@ func (o *ownBlock) restRecords(now time.Time) []record {
 	var records []record
 	for part := range slices.Chunk(rests, restsPerRecord) {
 		records = append(records, restRecord{part})
+	}
+	return records
+}
+
+// sealedRecords is the book as records for a new journal, with every block sealed.
+func (b *book) sealedRecords(bootID string) []record {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	records := []record{bootRecord{BootID: bootID, Time: b.now()}}
+	for _, o := range b.blocks {
+		r := o.blockRecord
+		r.Sealed = true
+		records = append(records, r)
+	}
+	for _, e := range b.entries {
+		if a := e.held; a != nil {
+			records = append(records, assignRecord{key: a.key, Pod: a.pod, Addrs: a.addrs, Time: a.time})
+		}
 	}
 	return records
 }

@@ -44,6 +44,8 @@ type ownBlock struct {
 	blockRecord
 	// returning: it is being given back, and is no longer to be advertised.
 	returning *returnRecord
+	// returnDurable: the journal has returning.
+	returnDurable bool
 	// freeSince is since when no address of it is assigned; zero: one is.
 	freeSince time.Time
 }
@@ -211,7 +213,7 @@ func (b *book) advertised() []netip.Prefix {
 	defer b.mu.Unlock()
 	prefixes := []netip.Prefix{}
 	for _, o := range b.blocks {
-		if o.returning == nil {
+		if !o.returnDurable {
 			prefixes = append(prefixes, o.CIDR)
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
+
 	"github.com/clearway/clearway/ipam/block"
 	"github.com/clearway/clearway/ipam/pool"
 )
@@ -31,9 +33,9 @@ type poolState struct {
 	// unbroken row of refusals did.
 	refusal                 string
 	refusedAt, refusedSince time.Time
-	// next is when the pool may be asked for again, by itself; delay what it was put off by.
+	// next is when the pool may be asked for again, by itself, and retry what it is put off by; nil: nothing failed.
 	next  time.Time
-	delay time.Duration
+	retry *backoff.ExponentialBackOff
 	// emptySince is since when the pool has had no address to give; zero: it has, or nobody has asked.
 	emptySince time.Time
 }
@@ -109,10 +111,10 @@ func (b *book) reserve(r request) (taken []held, wait *shortage, err error) {
 	now := b.now()
 	families := [][]pool.Pool{choice.IPv4, choice.IPv6}
 	for _, addr := range r.static {
-		h, err := b.takeStatic(r, addr, choice, now)
-		if err != nil {
+		h, wait, err := b.takeStatic(r, addr, choice, now)
+		if err != nil || wait != nil {
 			b.undoLocked(taken)
-			return nil, nil, err
+			return nil, wait, err
 		}
 		taken = append(taken, h)
 		families[familyIndex(addr)] = nil
@@ -165,7 +167,9 @@ func (b *book) takeFrom(pools []pool.Pool, r request, now time.Time) (held, *sho
 	if !offline || now.Sub(b.offlineSince) >= offlineGrace {
 		for _, p := range pools {
 			if o, addr := b.nextEarly(p.Name, now); o != nil {
-				return b.reserveLocked(p, o, addr, r.key), nil, nil
+				h := b.reserveLocked(p, o, addr, r.key)
+				h.early = true
+				return h, nil, nil
 			}
 		}
 	}
@@ -235,29 +239,35 @@ func (b *book) nextEarly(name string, now time.Time) (*ownBlock, netip.Addr) {
 }
 
 // takeStatic takes an address that was asked for. It must be in one of the node's own blocks, of a pool the Pod may use.
-func (b *book) takeStatic(r request, addr netip.Addr, choice pool.Choice, now time.Time) (held, error) {
+func (b *book) takeStatic(r request, addr netip.Addr, choice pool.Choice, now time.Time) (held, *shortage, error) {
 	pools := [][]pool.Pool{choice.IPv4, choice.IPv6}[familyIndex(addr)]
 	i := slices.IndexFunc(pools, func(p pool.Pool) bool { return p.CIDR.Contains(addr) })
 	if i < 0 {
-		return held{}, refuse(cniBadConfig, "address %s was asked for, and is in no pool that the Pod may use here", addr)
+		return held{}, nil, refuse(cniBadConfig, "address %s was asked for, and is in no pool that the Pod may use here", addr)
 	}
 	o := b.blockOf(addr)
 	if o == nil {
-		return held{}, refuse(cniBadConfig, "address %s was asked for, and is in none of this node's blocks of pool %q", addr, pools[i].Name)
+		state := b.pool(pools[i].Name)
+		if b.useLocked(pools[i].Name, now).blocks == 0 && !state.refusedFor(r) { // the first block may be the one
+			state.wanted = true
+			return held{}, b.shortageOf(pools[i:i+1], now), nil
+		}
+		return held{}, nil, refuse(cniBadConfig, "address %s was asked for, and is in none of this node's blocks of pool %q", addr, pools[i].Name)
 	}
 	if err := o.AssignAt(addr, now, ""); err != nil {
 		failed := refuse(staticCode(err), "address %s was asked for and cannot be given", addr)
 		failed.err = err
-		return held{}, failed
+		return held{}, nil, failed
 	}
-	return b.reserveLocked(pools[i], o, addr, r.key), nil
+	return b.reserveLocked(pools[i], o, addr, r.key), nil, nil
 }
 
 // reserveLocked notes an address that was just taken in its block.
 func (b *book) reserveLocked(p pool.Pool, o *ownBlock, addr netip.Addr, k key) held {
 	b.reserved[addr] = k
 	o.freeSince = time.Time{}
-	b.pool(p.Name).emptySince = time.Time{}
+	state := b.pool(p.Name)
+	state.emptySince, state.wanted = time.Time{}, false
 	return held{Addr: addr, Block: o.CIDR, Pool: p.Name, Bits: p.CIDR.Bits(), Gateway: p.Gateway}
 }
 
@@ -273,7 +283,11 @@ func (b *book) undoLocked(taken []held) {
 	for _, h := range taken {
 		delete(b.reserved, h.Addr)
 		if o := b.blockOf(h.Addr); o != nil {
-			o.Release(h.Addr, b.now(), "") // nobody has used it
+			if h.early {
+				o.Release(h.Addr, b.now().Add(b.settings.configuration().Cooldown), "")
+			} else {
+				o.Cancel(h.Addr)
+			}
 			b.noteFree(o)
 		}
 	}

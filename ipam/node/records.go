@@ -130,6 +130,8 @@ type held struct {
 	Pool    string       `json:"pool"`
 	Bits    int          `json:"bits,omitempty"` // the pool's prefix length; 0: not known here (adopted from the mirror)
 	Gateway netip.Addr   `json:"gw,omitzero"`
+
+	early bool // it still rested when it was reserved
 }
 
 func (bootRecord) recordType() uint8      { return typeBoot }

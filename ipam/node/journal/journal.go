@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -92,6 +93,8 @@ type Journal struct {
 	done     chan struct{}
 	once     sync.Once
 	poisoned chan struct{}
+
+	bytes atomic.Int64 // size, for others than the writer
 
 	// Below: the writer's own.
 	file      file
@@ -245,6 +248,9 @@ func (j *Journal) Append(ctx context.Context, entry Entry) (uint64, error) {
 		}
 	}
 }
+
+// Bytes is the file's size.
+func (j *Journal) Bytes() int64 { return j.bytes.Load() }
 
 // Failed is closed when the journal is poisoned.
 func (j *Journal) Failed() <-chan struct{} { return j.poisoned }

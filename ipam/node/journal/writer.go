@@ -96,6 +96,7 @@ func (j *Journal) commit() {
 	first := j.last + 1
 	j.last += uint64(len(j.batch))
 	j.size += int64(len(j.buffer))
+	j.bytes.Store(j.size)
 	if j.options.Observe != nil {
 		j.options.Observe(len(j.batch), time.Since(began))
 	}
@@ -174,6 +175,7 @@ func (j *Journal) replace(snapshot []Entry) error {
 		j.file.Close() // nothing of it is needed any more
 	}
 	j.file, j.size = fresh, int64(len(data))
+	j.bytes.Store(j.size)
 	j.compactAt = max(j.options.CompactBytes, 4*j.size)
 	if err := syncFolder(j.dir); err != nil {
 		return j.poison(err)

@@ -1,0 +1,173 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
+)
+
+const (
+	// mirrorDelay is how long changes are gathered before they are sent.
+	mirrorDelay = 250 * time.Millisecond
+	// mirrorPiece bounds the addresses in one call; mirrorTimeout the call.
+	mirrorPiece   = 500
+	mirrorTimeout = 10 * time.Second
+	// mirrorPause is the wait after ipamd said that it has something else than we thought.
+	mirrorPause = time.Second
+)
+
+// mirror copies the journal's changes to ipamd, within about a second.
+func (l *link) mirror(ctx context.Context, s *session) error {
+	have, pause := s.mirrored, time.Duration(0)
+	for {
+		for have != l.book.number() {
+			got, err := l.mirrorOnce(ctx, s, have)
+			if err != nil {
+				return fmt.Errorf("mirror assignments: %w", err)
+			}
+			if pause = 0; got == have { // no way on: not at full speed, at least
+				pause = mirrorPause
+				break
+			}
+			have = got
+		}
+		select {
+		case <-l.mirrorDue:
+		case <-timeOf(pause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		select {
+		case <-time.After(mirrorDelay):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// timeOf is time.After, or never for 0.
+func timeOf(d time.Duration) <-chan time.Time {
+	if d == 0 {
+		return nil
+	}
+	return time.After(d)
+}
+
+// mirrorOnce sends the next piece, or the whole where pieces do not lead on, and tells what the mirror has then.
+func (l *link) mirrorOnce(ctx context.Context, s *session, have uint64) (uint64, error) {
+	piece, ok := l.book.mirrorPiece(have)
+	if !ok || have == 0 { // a mirror of nothing may still have the assignments of another journal
+		return l.mirrorAll(ctx, s)
+	}
+	got, err := l.sendMirror(ctx, s, piece)
+	if err == nil && got != uint64(piece.GetThroughNumber()) && got == have {
+		return l.mirrorAll(ctx, s)
+	}
+	return got, err
+}
+
+// mirrorAll replaces what the mirror has, in pieces by journal number: after each piece the mirror is complete up to the
+// number it is told, so that a break between two leaves nothing wrong.
+func (l *link) mirrorAll(ctx context.Context, s *session) (uint64, error) {
+	all, through := l.book.assignments()
+	request := &clearwayv1.MirrorAssignmentsRequest{Replace: true}
+	after := uint64(0)
+	for i, a := range all {
+		request.Assigned = append(request.Assigned, a.specs(l.options.Node)...)
+		if len(request.GetAssigned()) < mirrorPiece || i+1 == len(all) {
+			continue
+		}
+		request.AfterNumber, request.ThroughNumber = int64(after), int64(a.number)
+		got, err := l.sendMirror(ctx, s, request)
+		if err != nil || got != a.number {
+			return got, err
+		}
+		after, request = a.number, &clearwayv1.MirrorAssignmentsRequest{}
+	}
+	request.AfterNumber, request.ThroughNumber = int64(after), int64(through)
+	return l.sendMirror(ctx, s, request)
+}
+
+func (l *link) sendMirror(ctx context.Context, s *session, request *clearwayv1.MirrorAssignmentsRequest) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, mirrorTimeout)
+	defer cancel()
+	request.Node, request.SessionId, request.JournalId = l.options.Node, s.id, l.journal.ID().String()
+	for _, spec := range request.GetAssigned() {
+		spec.Node = l.options.Node
+	}
+	answer, err := s.client.MirrorAssignments(ctx, request)
+	if err != nil {
+		return 0, err
+	}
+	return uint64(max(answer.GetThroughNumber(), 0)), nil
+}
+
+// mirrorPiece is the next changes after a number, the last of each address alone. False: they are not all known.
+func (b *book) mirrorPiece(after uint64) (*clearwayv1.MirrorAssignmentsRequest, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	const perChange = 2 // addresses, one a family
+	changes, ok := b.changes.since(after, mirrorPiece/perChange)
+	if !ok || after > b.last {
+		return nil, false
+	}
+	through := b.last
+	if len(changes) == mirrorPiece/perChange {
+		through = changes[len(changes)-1].number
+	}
+	request := &clearwayv1.MirrorAssignmentsRequest{AfterNumber: int64(after), ThroughNumber: int64(through)}
+	last := map[netip.Addr]int{}
+	for i, c := range changes {
+		for _, h := range c.assignment().addrs {
+			last[h.Addr] = i
+		}
+	}
+	for i, c := range changes {
+		for _, h := range c.assignment().addrs {
+			switch {
+			case last[h.Addr] != i:
+			case c.assigned != nil:
+				request.Assigned = append(request.Assigned, c.assigned.spec(h))
+			default:
+				request.Released = append(request.Released, &clearwayv1.ReleasedAddress{
+					Address: h.Addr.String(), JournalNumber: int64(c.released.number), ReleasedTime: timestamppb.New(c.at),
+				})
+			}
+		}
+	}
+	return request, true
+}
+
+func (c change) assignment() *assignment {
+	if c.assigned != nil {
+		return c.assigned
+	}
+	return c.released
+}
+
+// spec puts one address of an assignment into the words of the API, all but the node.
+func (a *assignment) spec(h held) *clearwayv1.AssignmentSpec {
+	spec := &clearwayv1.AssignmentSpec{
+		Address: h.Addr.String(), Pool: h.Pool, Attachment: a.key.proto(), Pod: a.pod.proto(),
+		AssignedTime: timestamppb.New(a.time), JournalNumber: int64(a.number),
+	}
+	if h.Block.IsValid() {
+		spec.Block = h.Block.String()
+	}
+	return spec
+}
+
+func (a *assignment) specs(node string) []*clearwayv1.AssignmentSpec {
+	specs := make([]*clearwayv1.AssignmentSpec, 0, len(a.addrs))
+	for _, h := range a.addrs {
+		spec := a.spec(h)
+		spec.Node = node
+		specs = append(specs, spec)
+	}
+	return specs
+}
