@@ -20,7 +20,7 @@ help: ## Print this list
 build: ## Build the four binaries into bin/ (static)
 	@$(GOBUILD) -o bin/clearway-ipamd ./cmd/ipamd
 	@$(GOBUILD) -o bin/clearway-agent ./cmd/agent
-	@$(GOBUILD) -o bin/clearway-ipam ./cmd/cni
+	@CGO_ENABLED=0 go build -trimpath -tags grpcnotrace -ldflags "-s -w -X main.version=$(VERSION)" -o bin/clearway-ipam ./cmd/cni
 	@$(GOBUILD) -o bin/clearwayctl ./cmd/clearwayctl
 
 .PHONY: plugins
@@ -55,7 +55,7 @@ test: lab-deps build plugins ## Run every test: unit, property, lab; installs wh
 	@go test $(TESTFLAGS) ./...
 
 .PHONY: unit
-unit: ## Run the tests that need no lab
+unit: lab-deps ## Run the tests that need no lab
 	@go test $(TESTFLAGS) $$(go list ./... | grep -v /integration)
 
 .PHONY: race
