@@ -107,6 +107,9 @@ func Run(ctx context.Context, plan Plan) (report *Report, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if plan.Scale != Tiny && filesystemOf(plan.Dir) == "tmpfs" {
+		return nil, fmt.Errorf("%s %w", plan.Dir, errTmpfs)
+	}
 	dir, err := os.MkdirTemp(plan.Dir, "clearway-bench-")
 	if err != nil {
 		return nil, fmt.Errorf("folder of the run: %w", err)

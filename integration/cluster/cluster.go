@@ -157,24 +157,46 @@ func (c Cluster) Settled(ctx context.Context) error {
 	})
 }
 
+// sessionsUp asks the agents themselves: what ipamd shows of them is some seconds old.
 func (c Cluster) sessionsUp(ctx context.Context) error {
-	sessions, err := List[SessionSpec, SessionStatus](ctx, c, "bgpsession")
-	if err != nil {
-		return err
-	}
-	peers, err := List[None, None](ctx, c, "bgppeer")
-	if err != nil {
-		return err
-	}
-	if len(sessions) < len(peers) {
-		return fmt.Errorf("%d sessions for %d peers", len(sessions), len(peers))
-	}
-	for _, session := range sessions {
-		if session.Status.State != "Established" {
-			return fmt.Errorf("%s: %s: %s", session.Metadata.Name, session.Status.State, session.Status.Reason)
+	for _, node := range c.Agents() {
+		sessions, err := ListOn[SessionSpec, SessionStatus](ctx, c, node.Spec.Name, "bgpsession")
+		if err != nil {
+			return err
+		}
+		if len(sessions) == 0 {
+			return fmt.Errorf("%s has no BGP session", node)
+		}
+		for _, session := range sessions {
+			if session.Status.State != "Established" {
+				return fmt.Errorf("%s: %s: %s", session.Metadata.Name, session.Status.State, session.Status.Reason)
+			}
 		}
 	}
 	return nil
+}
+
+// Reported waits until what ipamd shows of the agents' sessions is what they have.
+func (c Cluster) Reported(ctx context.Context) error {
+	return lab.Poll(ctx, "ipamd to hear of the sessions", func() error {
+		sessions, err := List[SessionSpec, SessionStatus](ctx, c, "bgpsession")
+		if err != nil {
+			return err
+		}
+		peers, err := List[None, None](ctx, c, "bgppeer")
+		if err != nil {
+			return err
+		}
+		if len(sessions) < len(peers) {
+			return fmt.Errorf("%d sessions for %d peers", len(sessions), len(peers))
+		}
+		for _, session := range sessions {
+			if session.Status.State != "Established" {
+				return fmt.Errorf("%s is %s", session.Metadata.Name, session.Status.State)
+			}
+		}
+		return nil
+	})
 }
 
 // Blocks lists the prefixes that a node owns, by ipamd's books.

@@ -180,6 +180,17 @@ func (n *Node) WipeData() error {
 	return nil
 }
 
+// Pods lists the node's Pods by name.
+func (n *Node) Pods() []*Pod {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var pods []*Pod
+	for _, name := range slices.Sorted(maps.Keys(n.pods)) {
+		pods = append(pods, n.pods[name])
+	}
+	return pods
+}
+
 // Process returns the process of that name, running or ended, or nil.
 func (n *Node) Process(name string) *Process {
 	n.mu.Lock()

@@ -112,6 +112,11 @@ func (n *Node) Exec(ctx context.Context, argv ...string) (string, error) {
 	return n.run(ctx, nil, nil, nil, argv)
 }
 
+// ExecWith is Exec with something to read on standard input, and further variables ("NAME=value").
+func (n *Node) ExecWith(ctx context.Context, stdin []byte, env []string, argv ...string) (string, error) {
+	return n.run(ctx, nil, stdin, env, argv)
+}
+
 func (n *Node) run(ctx context.Context, network *os.File, stdin []byte, env, argv []string) (string, error) {
 	if len(argv) == 0 {
 		return "", fmt.Errorf("%s: no command given", n.Spec.Name)

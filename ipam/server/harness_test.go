@@ -7,6 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -172,6 +174,12 @@ type agent struct {
 
 func (d *ipamd) agent(name string, change ...func(*clearwayv1.RegisterRequest)) *agent {
 	d.t.Helper()
+	a := d.unregistered(name, change...)
+	a.must(a.register())
+	return a
+}
+
+func (d *ipamd) unregistered(name string, change ...func(*clearwayv1.RegisterRequest)) *agent {
 	a := &agent{ipamd: d, conn: d.dial(), request: &clearwayv1.RegisterRequest{
 		Node: name, MachineId: "machine-" + name, BootId: "boot-1", JournalId: "journal-" + name,
 		ProcessId: fmt.Sprintf("process-%s-%d", name, time.Now().UnixNano()), Addresses: []string{"192.0.2.1/24"},
@@ -180,7 +188,6 @@ func (d *ipamd) agent(name string, change ...func(*clearwayv1.RegisterRequest)) 
 		one(a.request)
 	}
 	a.NodeServiceClient = clearwayv1.NewNodeServiceClient(a.conn)
-	a.must(a.register())
 	return a
 }
 
@@ -230,3 +237,8 @@ func wantCode(t testing.TB, err error, want codes.Code) {
 func newFake() *storetest.Fake { return storetest.New() }
 
 func timestamp(at time.Time) *timestamppb.Timestamp { return timestamppb.New(at) }
+
+func sorted(all []netip.Prefix) []netip.Prefix {
+	slices.SortFunc(all, netip.Prefix.Compare)
+	return all
+}

@@ -20,6 +20,9 @@ const (
 	maxTxnBytes = 1 << 20
 )
 
+// idleTime is how often a lane looks for what is to be done by itself. Tests shorten it before they start a server.
+var idleTime = time.Second
+
 // wish is what one caller wants of the store.
 type wish struct {
 	ctx context.Context
@@ -96,7 +99,7 @@ func (l *lane) do(ctx context.Context, own bool, decide func(*plan) error) error
 // run serves the queue until the term is over; its error tells why.
 func (l *lane) run(ctx context.Context, term record.Term) error {
 	defer l.drain()
-	second := time.NewTicker(time.Second)
+	second := time.NewTicker(idleTime)
 	defer second.Stop()
 	for {
 		var first *wish

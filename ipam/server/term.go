@@ -14,19 +14,21 @@ import (
 	"github.com/clearway/clearway/ipam/store/record"
 )
 
+// firstPause is how long a server waits after a term that was over before it stands for office again. Tests shorten it.
+var firstPause = 50 * time.Millisecond
+
 // serveTerms is a follower until it is in office, leads while the term lasts, and so on until ctx ends.
 func (s *Server) serveTerms(ctx context.Context) error {
 	pause := backoff.NewExponentialBackOff()
-	pause.InitialInterval, pause.MaxInterval = 50*time.Millisecond, 2*time.Second
+	pause.InitialInterval, pause.MaxInterval = firstPause, 2*time.Second
 	for ctx.Err() == nil {
-		start := s.now()
 		err := s.serveTerm(ctx)
+		if s.Leading() {
+			pause.Reset() // the store answered
+		}
 		s.leave()
 		if ctx.Err() != nil {
 			return nil
-		}
-		if s.now().Sub(start) > time.Minute {
-			pause.Reset()
 		}
 		wait := pause.NextBackOff()
 		s.log.Warn("the term is over", "reason", err, "next", wait)

@@ -77,6 +77,9 @@ func (d *demonstration) run(ctx context.Context) error {
 		return err
 	}
 	d.step("What the operator sees")
+	if err := d.c.Reported(ctx); err != nil {
+		return err
+	}
 	return d.tour(ctx)
 }
 
@@ -150,7 +153,7 @@ func roundTrip(output string) string {
 
 func (d *demonstration) tour(ctx context.Context) error {
 	for _, command := range []string{
-		"get ippools", "ipam blocks", "node list", "bgp peers", "bgp routes", "ipam show --ip " + d.pods["r2n2"][0].IPv4.String(),
+		"get ippools", "ipam blocks", "node list", "bgp peers", "bgp routes --node r1n1", "ipam show --ip " + d.pods["r2n2"][0].IPv4.String(),
 	} {
 		output, err := d.c.Ctl(ctx, strings.Fields(command)...)
 		if err != nil {
@@ -159,7 +162,7 @@ func (d *demonstration) tour(ctx context.Context) error {
 		d.show("clearwayctl "+command, output)
 	}
 	for _, look := range []struct{ node, command string }{
-		{"tor1", "vtysh -c 'show ip route bgp'"},
+		{"tor1", "vtysh -c 'show ip route bgp' | sed '1,/^$/d'"}, // without its legend
 		{"r1n1", "ip route show proto 73"},
 		{"r1n1", "ip -6 route show proto 73"},
 	} {
