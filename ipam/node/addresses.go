@@ -147,7 +147,7 @@ func (n *Node) del(ctx context.Context, k key, uid string) error {
 	}
 	defer n.book.end(e)
 	held := n.book.heldBy(k)
-	if held == nil || uid != "" && held.pod.UID != "" && held.pod.UID != uid {
+	if held == nil || !held.isOf(uid) {
 		return nil
 	}
 	return n.release(ctx, held)
@@ -162,7 +162,7 @@ func (n *Node) delOld(ctx context.Context, k key, uid string, through uint64) (b
 	}
 	defer n.book.end(e)
 	held := n.book.heldBy(k)
-	if held == nil || uid != "" && held.pod.UID != "" && held.pod.UID != uid {
+	if held == nil || !held.isOf(uid) {
 		return true, nil
 	}
 	if held.number > through {
@@ -225,17 +225,27 @@ func (n *Node) check(k key, addresses []netip.Addr) error {
 	return nil
 }
 
-// replayOf does a spooled DEL of the attachment before a new ADD of it is answered.
+// replayOf does a spooled DEL of the attachment before a new ADD of it is answered. Of two ADDs at once both may find
+// it; what the first of them got is newer than the DEL, and stays.
 func (n *Node) replayOf(ctx context.Context, k key) error {
 	if n.options.SpoolDir == "" {
 		return nil
 	}
+	through := n.book.number()
 	entry, found, err := spool.Find(n.options.SpoolDir, k.proto())
 	if err != nil || !found {
 		return err
 	}
-	if err := n.del(ctx, k, entry.Request.GetPod().GetUid()); err != nil {
+	e, err := n.book.begin(ctx, k, false)
+	if err != nil {
 		return err
+	}
+	defer n.book.end(e)
+	held := n.book.heldBy(k)
+	if held != nil && held.number <= through && held.isOf(entry.Request.GetPod().GetUid()) {
+		if err := n.release(ctx, held); err != nil {
+			return err
+		}
 	}
 	return spool.Remove(entry)
 }

@@ -145,7 +145,7 @@ func (b *book) applyAssign(number uint64, r assignRecord) {
 	if r.Number == 0 {
 		r.Number = number
 	}
-	a := &assignment{key: r.key, pod: r.Pod, addrs: r.Addrs, time: r.Time, number: r.Number}
+	a := &assignment{key: r.key, pod: r.Pod, addrs: durable(r.Addrs), time: r.Time, number: r.Number}
 	for _, h := range r.Addrs {
 		if other := b.holders[h.Addr]; other != nil && other.key != r.key {
 			b.log.Error("journal gives one address to two attachments; the first keeps it",
@@ -164,6 +164,15 @@ func (b *book) applyAssign(number uint64, r assignRecord) {
 	}
 	e.held = a
 	b.changes.add(change{number: number, assigned: a})
+}
+
+// durable is what the journal has of addresses: without what only their reservation knew.
+func durable(addrs []held) []held {
+	kept := slices.Clone(addrs)
+	for i := range kept {
+		kept[i].rested = time.Time{}
+	}
+	return kept
 }
 
 // take makes an address assigned in its block, if a reservation did not do so already.

@@ -59,6 +59,9 @@ type assignment struct {
 	number uint64 // of the record that made it: its generation
 }
 
+// isOf tells whether the Pod of a UID may hold it. Runtimes do not always tell the UID.
+func (a *assignment) isOf(uid string) bool { return uid == "" || a.pod.UID == "" || a.pod.UID == uid }
+
 // entry is an attachment that holds something, or that somebody works on.
 type entry struct {
 	key  key

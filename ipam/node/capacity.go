@@ -166,9 +166,9 @@ func (b *book) takeFrom(pools []pool.Pool, r request, now time.Time) (held, *sho
 	}
 	if !offline || now.Sub(b.offlineSince) >= offlineGrace {
 		for _, p := range pools {
-			if o, addr := b.nextEarly(p.Name, now); o != nil {
+			if o, addr, rested := b.nextEarly(p.Name, now); o != nil {
 				h := b.reserveLocked(p, o, addr, r.key)
-				h.early = true
+				h.rested = rested
 				return h, nil, nil
 			}
 		}
@@ -222,8 +222,8 @@ func (b *book) next(name string, now time.Time) (*ownBlock, netip.Addr) {
 	return best, addr
 }
 
-// nextEarly takes the address of a pool whose rest ends first.
-func (b *book) nextEarly(name string, now time.Time) (*ownBlock, netip.Addr) {
+// nextEarly takes the address of a pool whose rest ends first, and tells when it would have ended.
+func (b *book) nextEarly(name string, now time.Time) (*ownBlock, netip.Addr, time.Time) {
 	var best *ownBlock
 	var first time.Time
 	for _, o := range b.blocks {
@@ -232,10 +232,10 @@ func (b *book) nextEarly(name string, now time.Time) (*ownBlock, netip.Addr) {
 		}
 	}
 	if best == nil {
-		return nil, netip.Addr{}
+		return nil, netip.Addr{}, time.Time{}
 	}
 	addr, _ := best.AssignEarly(now)
-	return best, addr
+	return best, addr, first
 }
 
 // takeStatic takes an address that was asked for. It must be in one of the node's own blocks, of a pool the Pod may use.
@@ -283,10 +283,10 @@ func (b *book) undoLocked(taken []held) {
 	for _, h := range taken {
 		delete(b.reserved, h.Addr)
 		if o := b.blockOf(h.Addr); o != nil {
-			if h.early {
-				o.Release(h.Addr, b.now().Add(b.settings.configuration().Cooldown), "")
-			} else {
+			if h.rested.IsZero() {
 				o.Cancel(h.Addr)
+			} else {
+				o.Release(h.Addr, h.rested, "")
 			}
 			b.noteFree(o)
 		}

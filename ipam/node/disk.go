@@ -40,6 +40,16 @@ func (d disk) save(name string, message proto.Message) error {
 	return nil
 }
 
+// clean removes what a killed process left half written.
+func (d disk) clean() {
+	for _, name := range []string{snapshotFile, ownershipFile} {
+		rests, _ := filepath.Glob(filepath.Join(d.dir, "."+name+"*")) // the pattern is well formed
+		for _, rest := range rests {
+			_ = os.Remove(rest) // it is in nobody's way
+		}
+	}
+}
+
 // load reads a file into a message; false: there is none. A file that cannot be read as the message is an error, and
 // no reason not to start: ipamd sends it anew.
 func (d disk) load(name string, into proto.Message) (bool, error) {

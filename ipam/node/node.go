@@ -63,6 +63,8 @@ type Options struct {
 	// reported once. StatusChanged, where not nil, asks for a report soon.
 	Status        func() *clearwayv1.ReportStatusRequest
 	StatusChanged <-chan struct{}
+
+	silence time.Duration // silentAfterBoot, but for tests
 }
 
 // State is what the node's other half goes by.
@@ -120,6 +122,9 @@ func Open(options Options) (*Node, error) {
 	if err := options.validate(); err != nil {
 		return nil, fmt.Errorf("open node: %w", err)
 	}
+	if options.silence == 0 {
+		options.silence = silentAfterBoot
+	}
 	if err := os.MkdirAll(options.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("open node: %w", err)
 	}
@@ -135,6 +140,7 @@ func Open(options Options) (*Node, error) {
 	if err := n.openJournal(); err != nil {
 		return nil, fmt.Errorf("open node: %w", err)
 	}
+	n.disk.clean() // the folder is ours alone by now
 	if options.Metrics != nil {
 		if err := n.metrics.register(options.Metrics); err != nil {
 			return nil, errors.Join(fmt.Errorf("open node: %w", err), n.journal.Close())
@@ -299,11 +305,11 @@ func (n *Node) decide(ctx context.Context) error {
 		select {
 		case <-n.settled:
 			return nil
-		case <-time.After(silentAfterBoot):
+		case <-time.After(n.options.silence):
 		case <-ctx.Done():
 			return nil
 		}
-		n.log.Warn("ipamd is silent after a new boot: going by what is on disk", "waited", silentAfterBoot,
+		n.log.Warn("ipamd is silent after a new boot: going by what is on disk", "waited", n.options.silence,
 			"blocks", n.book.advertised(), "snapshot", n.snapshot() != nil)
 	}
 	n.settleOnce.Do(func() {
@@ -392,7 +398,8 @@ func (n *Node) Ready() bool {
 	return isClosed(n.settled) && n.snapshot() != nil && n.journal.Cause() == nil
 }
 
-// Close ends the journal. After it nothing is answered.
+// Close ends the journal. Run must have returned, and the server that the plugin calls be stopped: nothing is answered
+// after it.
 func (n *Node) Close() error {
 	if n.options.Metrics != nil {
 		n.metrics.unregister(n.options.Metrics)

@@ -560,7 +560,7 @@ func TestReboot(t *testing.T) {
 	a.stop()
 
 	d.Stop()
-	a = run(t, d, dir, func(o *Options) { o.BootID = "boot3" })
+	a = run(t, d, dir, func(o *Options) { o.BootID, o.silence = "boot3", 2*time.Second })
 	ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
 	defer cancel()
 	_, err := a.api.Add(ctx, &clearwayv1.AddRequest{Attachment: attachment("c3")})
@@ -735,6 +735,53 @@ func TestSpooledDelIsReplayed(t *testing.T) {
 	}
 	if err := a.checkHolds("c1", second...); err != nil {
 		t.Fatalf("the old DEL undid a new ADD: %v", err)
+	}
+}
+
+// A spooled DEL that two ADDs of its attachment find at once frees what was before, and neither's new address.
+func TestSpooledDelAndConcurrentAdds(t *testing.T) {
+	d, dir := dualStack(t), t.TempDir()
+	a := run(t, d, dir)
+	for round := range 10 {
+		a.mustAdd("c1")
+		if err := spool.Write(filepath.Join(dir, "spool"), &clearwayv1.DelRequest{Attachment: attachment("c1")}); err != nil {
+			t.Fatal(err)
+		}
+		answers := make([][]string, 8)
+		var all sync.WaitGroup
+		for i := range answers {
+			all.Go(func() { answers[i], _ = a.add("c1") })
+		}
+		all.Wait()
+		for _, got := range answers {
+			if err := a.checkHolds("c1", got...); err != nil || len(got) != 2 {
+				t.Fatalf("round %d: %v: %v", round, got, err)
+			}
+		}
+	}
+}
+
+func TestOldImageIsSealed(t *testing.T) {
+	d, dir := dualStack(t), t.TempDir()
+	a := run(t, d, dir)
+	a.mustAdd("c1")
+	a.stop()
+	image, err := os.ReadFile(filepath.Join(dir, "journal"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a = run(t, d, dir)
+	later := a.mustAdd("c2")
+	nodetest.Eventually(t, "the mirror knows", func() bool { m, _ := d.Mirror("n1"); return len(m) == 4 })
+	a.stop()
+	if err := os.WriteFile(filepath.Join(dir, "journal"), image, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a = run(t, d, dir)
+	nodetest.Eventually(t, "the blocks are sealed", func() bool { u, _ := a.book.uses(); return u["v4"].sealed == 1 })
+	nodetest.Eventually(t, "what the image did not know is adopted", func() bool { return a.checkHolds("c2", later...) == nil })
+	if got := a.mustAdd("c3"); slices.Contains(got, later[0]) {
+		t.Fatalf("%v was given twice", got)
 	}
 }
 

@@ -131,7 +131,7 @@ type held struct {
 	Bits    int          `json:"bits,omitempty"` // the pool's prefix length; 0: not known here (adopted from the mirror)
 	Gateway netip.Addr   `json:"gw,omitzero"`
 
-	early bool // it still rested when it was reserved
+	rested time.Time // until when it should have rested when it was reserved; zero: it was ready
 }
 
 func (bootRecord) recordType() uint8      { return typeBoot }
