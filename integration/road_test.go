@@ -315,14 +315,9 @@ func (r *road) everyRoad(t *testing.T) {
 					}
 				}
 			}
-			probe := probe(t, [2]*lab.Pod{first, far.pod})
-			lab.Eventually(t, soon, "probes", func() error {
-				if got := probe[0].Answered(); got < 100 {
-					return fmt.Errorf("%d answers", got)
-				}
-				return nil
-			})
-			probe.lossless(t)
+			running := probe(t, [2]*lab.Pod{first, far.pod})
+			running.running(t, 100)
+			running.lossless(t)
 		})
 	}
 	outside := r.Node("outside")
@@ -345,12 +340,7 @@ func (r *road) plainOnTheWire(t *testing.T) {
 	capture, err := r.Node("spine").StartCapture("eth1")
 	must(t, err)
 	running := probe(t, [2]*lab.Pod{near, far})
-	lab.Eventually(t, soon, "probes", func() error {
-		if got := running[0].Answered(); got < 50 {
-			return fmt.Errorf("%d answers", got)
-		}
-		return nil
-	})
+	running.running(t, 100)
 	running.lossless(t)
 	seen := map[netip.Addr]int{}
 	for _, packet := range capture.Stop() {

@@ -64,7 +64,8 @@ func ParsePrefix(text string, six bool) (netip.Prefix, error) {
 	return netip.ParsePrefix(text)
 }
 
-// RouterPrefixes lists what a router's BGP table holds below the given prefixes, whichever daemon it runs.
+// RouterPrefixes lists the routes that a router's BGP has below the given prefixes, whichever daemon it runs. A path
+// that the router only remembers (its next hop is gone, and graceful restart keeps it for a while) is no route.
 func RouterPrefixes(ctx context.Context, n *lab.Node, within ...netip.Prefix) ([]netip.Prefix, error) {
 	table := frrTable
 	if n.Process("bird") != nil {
@@ -89,11 +90,16 @@ func frrTable(ctx context.Context, n *lab.Node) ([]netip.Prefix, error) {
 		if err != nil {
 			return nil, err
 		}
-		var table struct{ Routes map[string]json.RawMessage }
+		var table struct {
+			Routes map[string][]struct{ BestPath bool }
+		}
 		if err := json.Unmarshal([]byte(text), &table); err != nil {
 			return nil, fmt.Errorf("%s: show bgp json: %w", n, err)
 		}
-		for text := range table.Routes {
+		for text, paths := range table.Routes {
+			if !slices.ContainsFunc(paths, func(path struct{ BestPath bool }) bool { return path.BestPath }) {
+				continue
+			}
 			prefix, err := netip.ParsePrefix(text)
 			if err != nil {
 				return nil, fmt.Errorf("%s: show bgp json: %w", n, err)

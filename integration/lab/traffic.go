@@ -112,12 +112,14 @@ type Probe struct {
 	conn  *net.UDPConn
 	every time.Duration
 	stop  chan struct{}
-	done  sync.WaitGroup
+	// sending ends when the last datagram has left, receiving when the socket is closed.
+	sending, receiving sync.WaitGroup
 
 	mu   sync.Mutex
 	sent []time.Time // by number; guarded by mu
 	seen []int       // answers by number; guarded by mu
 	errs int         // sends the kernel refused; guarded by mu
+	why  error       // the first refusal; guarded by mu
 }
 
 // ProbeResult is what a probe counted.
@@ -126,8 +128,9 @@ type ProbeResult struct {
 	Sent int
 	// Lost were sent, or refused by the kernel for want of a route, and not answered.
 	Lost int
-	// Refused is the part of Lost that never left.
+	// Refused is the part of Lost that never left, and Why what the kernel said to the first of them.
 	Refused int
+	Why     error
 	// Duplicates were answered more than once.
 	Duplicates int
 	// Outage is the longest time from one answered datagram's sending to the next one's.
@@ -140,7 +143,10 @@ type ProbeResult struct {
 func (r ProbeResult) String() string {
 	text := fmt.Sprintf("%s: %d sent, %d lost, longest gap %s", r.Name, r.Sent, r.Lost, r.Outage.Round(time.Millisecond))
 	if r.Lost > 0 {
-		text += fmt.Sprintf(" (%d refused by the kernel; first at %s)", r.Refused, r.FirstLost.Format("15:04:05.000"))
+		text += fmt.Sprintf(" (first at %s)", r.FirstLost.Format("15:04:05.000"))
+	}
+	if r.Refused > 0 {
+		text += fmt.Sprintf(", %d refused by the kernel (first: %v)", r.Refused, r.Why)
 	}
 	if r.Duplicates > 0 {
 		text += fmt.Sprintf(", %d answered twice", r.Duplicates)
@@ -162,8 +168,8 @@ func StartProbe(from Place, source netip.Addr, to netip.AddrPort, every time.Dur
 	if err != nil {
 		return nil, fmt.Errorf("probe %s: %w", p.name, err)
 	}
-	p.done.Go(func() { p.send(to) })
-	p.done.Go(p.receive)
+	p.sending.Go(func() { p.send(to) })
+	p.receiving.Go(p.receive)
 	return p, nil
 }
 
@@ -179,6 +185,9 @@ func (p *Probe) send(to netip.AddrPort) {
 		if _, err := p.conn.WriteToUDPAddrPort(packet, to); err != nil {
 			p.mu.Lock()
 			p.errs++
+			if p.why == nil {
+				p.why = err
+			}
 			p.mu.Unlock()
 		}
 		select {
@@ -228,19 +237,20 @@ const stragglers = time.Second
 // Stop ends the probe, waits a moment for the answers under way, and counts.
 func (p *Probe) Stop() ProbeResult {
 	close(p.stop)
+	p.sending.Wait()
 	deadline := time.Now().Add(stragglers)
 	for time.Now().Before(deadline) && p.result().Lost > 0 {
 		time.Sleep(10 * time.Millisecond)
 	}
 	p.conn.Close()
-	p.done.Wait()
+	p.receiving.Wait()
 	return p.result()
 }
 
 func (p *Probe) result() ProbeResult {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	r := ProbeResult{Name: p.name, Sent: len(p.sent), Refused: p.errs}
+	r := ProbeResult{Name: p.name, Sent: len(p.sent), Refused: p.errs, Why: p.why}
 	if len(p.sent) == 0 {
 		return r
 	}
