@@ -47,12 +47,14 @@ type Start struct {
 
 // Options are what an Agent is made with. Speaker and FIB must be there.
 type Options struct {
-	Node       string
-	Speaker    Speaker
-	FIB        FIB
-	Start      Start
-	Logger     *slog.Logger
-	Registerer prometheus.Registerer // nil: no metrics
+	Node    string
+	Speaker Speaker
+	FIB     FIB
+	Start   Start
+	// LocalAddresses lists the machine's addresses; it is asked every second. nil: only the node's own are known.
+	LocalAddresses func() ([]config.LocalAddress, error)
+	Logger         *slog.Logger
+	Registerer     prometheus.Registerer // nil: no metrics
 }
 
 var limits = struct {

@@ -21,6 +21,10 @@ type core struct {
 	fib     FIB
 	log     *slog.Logger
 
+	listLocal  func() ([]config.LocalAddress, error)
+	local      []config.LocalAddress // as last listed
+	localFault string                // what was last logged about it
+
 	snapshot *clearwayv1.NodeSnapshot // nil: unknown
 	blocks   []netip.Prefix           // own ones, ascending; see blocksKnown
 	// blocksKnown: the blocks were said once. Without them, or without a snapshot, the speaker is told nothing:
@@ -48,7 +52,10 @@ func newCore(options Options) *core {
 	c := &core{
 		node: options.Node, speaker: options.Speaker, fib: options.FIB, log: options.Logger,
 		problems: map[config.Problem]bool{}, sessions: map[netip.Addr]string{}, rejected: map[policy.Rule]int64{},
-		restart: restart{start: options.Start}, events: newEvents(options.Node),
+		restart: restart{start: options.Start}, events: newEvents(options.Node), listLocal: options.LocalAddresses,
+	}
+	if c.listLocal == nil {
+		c.listLocal = func() ([]config.LocalAddress, error) { return nil, nil }
 	}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
@@ -62,6 +69,20 @@ func newCore(options Options) *core {
 func (c *core) begin(now time.Time) {
 	c.onlineSince = now
 	c.restart.begin(now)
+	c.lookAround()
+}
+
+// lookAround lists the machine's addresses anew. When that fails, those of before hold.
+func (c *core) lookAround() {
+	local, err := c.listLocal()
+	if err != nil {
+		if text := err.Error(); text != c.localFault {
+			c.localFault = text
+			c.log.Error("next hops may be of before", "error", err)
+		}
+		return
+	}
+	c.local, c.localFault = local, ""
 }
 
 // receive takes over what came in, all of it before anything is done.
@@ -258,8 +279,10 @@ func (c *core) tell(now time.Time) {
 	for _, block := range c.blocks {
 		desired.Advertise = append(desired.Advertise, route.Advertisement{Prefix: block})
 	}
-	for i, neighbor := range desired.Neighbors {
-		desired.Neighbors[i].Withhold = neighbor.Withheld(desired.Advertise)
+	for i := range desired.Neighbors {
+		neighbor := &desired.Neighbors[i]
+		neighbor.Withhold = neighbor.Withheld(desired.Advertise)
+		neighbor.SetNextHops(desired.Global, c.local)
 	}
 	if c.restart.told.IsZero() {
 		c.restart.told = now
@@ -321,6 +344,8 @@ func (c *core) tick(now time.Time) {
 	if touched.all || len(touched.prefixes) > 0 {
 		c.write(c.blocks, touched)
 	}
+	c.lookAround()
+	c.tell(now)
 	sessions := c.speaker.Sessions()
 	c.follow(sessions, now)
 	c.settle(sessions, now)

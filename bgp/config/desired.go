@@ -49,9 +49,12 @@ type Neighbor struct {
 	GracefulRestart  GracefulRestart
 
 	SourceAddress netip.Addr
-	MultihopTTL   uint8 // 0: the peer is on-link
-	Passive       bool
-	PasswordFile  string // its first line is the TCP-MD5 password; never its content
+	// NextHop4 and NextHop6 are what this peer is told as next hops; SetNextHops computes them.
+	NextHop4, NextHop6 netip.Addr
+
+	MultihopTTL  uint8 // 0: the peer is on-link
+	Passive      bool
+	PasswordFile string // its first line is the TCP-MD5 password; never its content
 
 	Scope      policy.Scope
 	AllowOwnAS int
@@ -59,6 +62,14 @@ type Neighbor struct {
 	Export     policy.Chain
 	// Withhold are those of Advertise that Export keeps from this peer, ascending.
 	Withhold []netip.Prefix
+}
+
+// NextHop is what the peer is told as next hop of a family's prefixes, invalid where there is none.
+func (n Neighbor) NextHop(family route.Family) netip.Addr {
+	if family == route.IPv4 {
+		return n.NextHop4
+	}
+	return n.NextHop6
 }
 
 // GracefulRestart is RFC 4724 on one session.

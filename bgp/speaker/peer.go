@@ -102,8 +102,7 @@ func readPassword(file string) (string, error) {
 }
 
 // policies are the two global ones: import takes in what is ours alone; export sends what is ours, but for what a
-// neighbour is not to get. A neighbour whose session has another local address than the node's gets that address as
-// next hop in the session's own family: it may know no road to the other.
+// neighbour is not to get, and with the next hop that the neighbour is to have.
 func policies(desired config.Desired) *api.SetPoliciesRequest {
 	request := &api.SetPoliciesRequest{}
 	local := &api.Statement{
@@ -114,8 +113,10 @@ func policies(desired config.Desired) *api.SetPoliciesRequest {
 	export := &api.Policy{Name: exportPolicy}
 	for _, n := range desired.Neighbors {
 		export.Statements = append(export.Statements, withhold(request, n)...)
-		if n.SourceAddress != desired.Global.NextHop(route.FamilyOf(netip.PrefixFrom(n.Address, 0))) {
-			export.Statements = append(export.Statements, sourceAsNextHop(request, n))
+		for _, family := range n.Families {
+			if next := n.NextHop(family); next.IsValid() && next != desired.Global.NextHop(family) {
+				export.Statements = append(export.Statements, nextHop(request, n, family, next))
+			}
 		}
 	}
 	export.Statements = append(export.Statements, &api.Statement{
@@ -171,11 +172,10 @@ func withhold(request *api.SetPoliciesRequest, n config.Neighbor) []*api.Stateme
 	return statements
 }
 
-func sourceAsNextHop(request *api.SetPoliciesRequest, n config.Neighbor) *api.Statement {
-	family := route.FamilyOf(netip.PrefixFrom(n.Address, 0))
+func nextHop(request *api.SetPoliciesRequest, n config.Neighbor, family route.Family, next netip.Addr) *api.Statement {
 	return &api.Statement{
-		Name:       "next hop to " + n.Address.String(),
+		Name:       fmt.Sprintf("IPv%d next hop to %s", family, n.Address),
 		Conditions: &api.Conditions{NeighborSet: neighborSet(request, n), AfiSafiIn: []*api.Family{apiFamily(family)}},
-		Actions:    &api.Actions{Nexthop: &api.NexthopAction{Self: true}},
+		Actions:    &api.Actions{Nexthop: &api.NexthopAction{Address: next.String()}},
 	}
 }

@@ -20,11 +20,21 @@ import (
 type applied struct {
 	global   config.Global
 	policies *api.SetPoliciesRequest
-	withheld map[netip.Addr][]netip.Prefix
+	exports  map[netip.Addr]exported
 	paths    map[netip.Prefix]appliedPath
 	peers    map[netip.Addr]*api.Peer
 	events   *events
 	lastErr  string
+}
+
+// exported is what the export policy makes of the node's prefixes for one neighbour.
+type exported struct {
+	withheld           []netip.Prefix
+	nextHop4, nextHop6 netip.Addr
+}
+
+func (e exported) equal(other exported) bool {
+	return e.nextHop4 == other.nextHop4 && e.nextHop6 == other.nextHop6 && slices.Equal(e.withheld, other.withheld)
 }
 
 type appliedPath struct {
@@ -74,7 +84,7 @@ func (s *Speaker) apply(ctx context.Context, desired config.Desired) error {
 		}
 		s.applied.policies = request
 	}
-	faults = append(faults, s.applyPaths(desired), s.refilter(ctx, desired.Neighbors))
+	faults = append(faults, s.applyPaths(desired), s.reexport(ctx, desired.Neighbors))
 	for _, neighbor := range desired.Neighbors {
 		faults = append(faults, s.applyPeer(ctx, neighbor))
 	}
@@ -99,7 +109,7 @@ func (s *Speaker) ensureEngine(global config.Global) error {
 	}
 	s.engine = started
 	s.applied = applied{
-		global: global, events: heard, withheld: map[netip.Addr][]netip.Prefix{},
+		global: global, events: heard, exports: map[netip.Addr]exported{},
 		paths: map[netip.Prefix]appliedPath{}, peers: map[netip.Addr]*api.Peer{}, lastErr: s.applied.lastErr,
 	}
 	return nil
@@ -188,7 +198,7 @@ func (s *Speaker) deletePeer(ctx context.Context, address netip.Addr) error {
 		return err
 	}
 	delete(s.applied.peers, address)
-	delete(s.applied.withheld, address)
+	delete(s.applied.exports, address)
 	return nil
 }
 
@@ -250,22 +260,23 @@ func (s *Speaker) deletePath(prefix netip.Prefix, there appliedPath) error {
 	return nil
 }
 
-// refilter sends a neighbour's routes anew where what it is not to get changed; the session stays.
-func (s *Speaker) refilter(ctx context.Context, neighbors []config.Neighbor) error {
+// reexport sends a neighbour's routes anew where what it is not to get or their next hop changed; the session stays.
+func (s *Speaker) reexport(ctx context.Context, neighbors []config.Neighbor) error {
 	var faults []error
 	for _, n := range neighbors {
-		if slices.Equal(s.applied.withheld[n.Address], n.Withhold) {
+		wanted := exported{n.Withhold, n.NextHop4, n.NextHop6}
+		if s.applied.exports[n.Address].equal(wanted) {
 			continue
 		}
 		if s.applied.peers[n.Address] != nil {
 			if err := s.engine.bgp.ResetPeer(ctx, &api.ResetPeerRequest{
 				Address: n.Address.String(), Soft: true, Direction: api.ResetPeerRequest_DIRECTION_OUT,
 			}); err != nil {
-				faults = append(faults, fmt.Errorf("filter what %s is told: %w", n.Address, err))
+				faults = append(faults, fmt.Errorf("tell %s anew: %w", n.Address, err))
 				continue
 			}
 		}
-		s.applied.withheld[n.Address] = n.Withhold
+		s.applied.exports[n.Address] = wanted
 	}
 	return errors.Join(faults...)
 }

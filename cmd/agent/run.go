@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	bgpagent "github.com/clearway/clearway/bgp/agent"
+	"github.com/clearway/clearway/bgp/config"
 	"github.com/clearway/clearway/bgp/fib"
 	"github.com/clearway/clearway/bgp/speaker"
 	"github.com/clearway/clearway/cmd/internal/daemon"
@@ -87,7 +88,8 @@ func open(ctx context.Context, s *settings, who identity, creds credentials.Tran
 	r.speaker = speaker.New(speaker.Options{Restarting: kept, Logger: logger.With("room", "bgp")})
 	r.bgp = bgpagent.New(bgpagent.Options{
 		Node: s.node, Speaker: r.speaker, FIB: writer, Logger: logger.With("room", "bgp"), Registerer: registry,
-		Start: bgpagent.Start{SameBoot: who.sameBoot, RoutesKept: writer.Sentinel()},
+		Start:          bgpagent.Start{SameBoot: who.sameBoot, RoutesKept: writer.Sentinel()},
+		LocalAddresses: linkAddresses,
 	})
 	r.node, err = node.Open(node.Options{
 		Node: s.node, MachineID: who.machineID, BootID: who.bootID, Version: daemon.Version().Version,
@@ -163,4 +165,17 @@ func (r *rooms) close(logger *slog.Logger) {
 	if err := errors.Join(r.node.Close(), r.fib.Close()); err != nil {
 		logger.Error("close", "error", err)
 	}
+}
+
+// linkAddresses carries what the kernel has to the room that chooses next hops.
+func linkAddresses() ([]config.LocalAddress, error) {
+	addresses, err := fib.Addresses()
+	if err != nil {
+		return nil, err
+	}
+	local := make([]config.LocalAddress, len(addresses))
+	for i, address := range addresses {
+		local[i] = config.LocalAddress(address)
+	}
+	return local, nil
 }

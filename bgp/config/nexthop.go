@@ -1,0 +1,60 @@
+package config
+
+import (
+	"net/netip"
+
+	"github.com/clearway/clearway/bgp/route"
+)
+
+// LocalAddress is an address of this machine that others may send to: global, usable now, not a privacy address.
+type LocalAddress struct {
+	Interface int // the kernel's index
+	Address   netip.Addr
+}
+
+// SetNextHops computes what the neighbour is told to be the next hop of what the node advertises: an address of the link
+// that the session runs over. An eBGP peer on the same link takes no other (RFC 4271 section 5.1.3), and may know no road to the
+// node's own address, which is on a loopback where a node has several links.
+func (n *Neighbor) SetNextHops(global Global, local []LocalAddress) {
+	n.NextHop4 = n.nextHop(route.IPv4, global, local)
+	n.NextHop6 = n.nextHop(route.IPv6, global, local)
+}
+
+func (n *Neighbor) nextHop(family route.Family, global Global, local []LocalAddress) netip.Addr {
+	own := global.NextHop(family)
+	if family == route.FamilyOf(netip.PrefixFrom(n.Address, 0)) {
+		if n.SourceAddress.IsValid() {
+			return n.SourceAddress
+		}
+		return own
+	}
+	if n.MultihopTTL > 0 {
+		return own // the peer is on no link of ours; any address it has a road to will do
+	}
+	return besides(n.SourceAddress, family, own, local)
+}
+
+// besides is the address of a family on the interface that has the session's own address: the node's own address if it
+// is there, else the lowest, so that it is the same at each look.
+func besides(session netip.Addr, family route.Family, own netip.Addr, local []LocalAddress) netip.Addr {
+	on := map[int]bool{}
+	for _, l := range local {
+		if l.Address == session {
+			on[l.Interface] = true
+		}
+	}
+	var lowest netip.Addr
+	for _, l := range local {
+		switch {
+		case !on[l.Interface] || l.Address.Is4() != (family == route.IPv4):
+		case l.Address == own:
+			return own
+		case !lowest.IsValid() || l.Address.Less(lowest):
+			lowest = l.Address
+		}
+	}
+	if lowest.IsValid() {
+		return lowest
+	}
+	return own
+}
