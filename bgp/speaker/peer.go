@@ -48,7 +48,9 @@ func peerOf(n config.Neighbor, password string, restarting bool) *api.Peer {
 	if n.GracefulRestart.Enabled {
 		peer.GracefulRestart = &api.GracefulRestart{
 			Enabled: true, RestartTime: uint32(seconds(n.GracefulRestart.RestartTime)), DeferralTime: deferralSeconds,
-			NotificationEnabled: true, // RFC 8538: a NOTIFICATION, too, leaves the routes in place
+			// RFC 8538 is not offered: with it an expired hold timer, too, leaves the routes in place. A road that
+			// silently carries nothing would be used for the whole restart time although there is another.
+			NotificationEnabled: false,
 			LocalRestarting:     restarting,
 		}
 	}
