@@ -173,31 +173,10 @@ func (p probes) lossless(t *testing.T) {
 	}
 }
 
-// blocks are all blocks that ipamd's books give to nodes.
-func (r *road) blocks(ctx context.Context) ([]netip.Prefix, error) {
-	blocks, err := cluster.List[cluster.BlockSpec, cluster.BlockStatus](ctx, r.Cluster, "block")
-	if err != nil {
-		return nil, err
-	}
-	var all []netip.Prefix
-	for _, block := range blocks {
-		if !strings.EqualFold(block.Spec.State, "Owned") {
-			continue
-		}
-		prefix, err := netip.ParsePrefix(block.Spec.CIDR)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, prefix)
-	}
-	slices.SortFunc(all, netip.Prefix.Compare)
-	return all, nil
-}
-
 // routersHoldBlocks compares each router's table, within the pools, with the owned blocks: the blocks and nothing
 // else, no single address.
 func (r *road) routersHoldBlocks(ctx context.Context) error {
-	blocks, err := r.blocks(ctx)
+	blocks, err := r.Blocks(ctx, "")
 	if err != nil {
 		return err
 	}
@@ -218,7 +197,7 @@ func (r *road) routersHoldBlocks(ctx context.Context) error {
 
 // kernelsHoldBlocks compares each node's kernel with the owned blocks: its own as blackholes, the others' as routes.
 func (r *road) kernelsHoldBlocks(ctx context.Context) error {
-	blocks, err := r.blocks(ctx)
+	blocks, err := r.Blocks(ctx, "")
 	if err != nil {
 		return err
 	}

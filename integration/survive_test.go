@@ -34,14 +34,17 @@ func awayTime(t *testing.T) time.Duration {
 	return 20 * time.Second
 }
 
-// running waits for some more answers, as a measure of time in which traffic flowed.
+// running waits for some more answers of each probe, as a measure of time in which traffic flowed.
 func (p probes) running(t *testing.T, more int) {
 	t.Helper()
-	for _, probe := range p {
-		want := probe.Answered() + more
+	wanted := make([]int, len(p))
+	for i, probe := range p {
+		wanted[i] = probe.Answered() + more
+	}
+	for i, probe := range p {
 		lab.Eventually(t, soon, "probes to go on", func() error {
-			if got := probe.Answered(); got < want {
-				return fmt.Errorf("%d answers of %d", got, want)
+			if got := probe.Answered(); got < wanted[i] {
+				return fmt.Errorf("%d answers of %d", got, wanted[i])
 			}
 			return nil
 		})
@@ -164,7 +167,7 @@ func (r *road) ipamdAway(t *testing.T) {
 		early = append(early, r.pod(t, node.Spec.Name, "early"))
 	}
 	r.right(t)
-	before, err := r.blocks(t.Context())
+	before, err := r.Blocks(t.Context(), "")
 	must(t, err)
 	running := probe(t, [2]*lab.Pod{near, far})
 
@@ -196,7 +199,7 @@ func (r *road) ipamdAway(t *testing.T) {
 	must(t, r.Node("ctl").Restart(cluster.Ipamd))
 	r.settled(t)
 	r.right(t)
-	after, err := r.blocks(t.Context())
+	after, err := r.Blocks(t.Context(), "")
 	must(t, err)
 	if !slices.Equal(before, after) {
 		t.Errorf("the blocks were %v and are %v", before, after)

@@ -199,7 +199,7 @@ func (c Cluster) Reported(ctx context.Context) error {
 	})
 }
 
-// Blocks lists the prefixes that a node owns, by ipamd's books.
+// Blocks lists the prefixes that a node owns, by ipamd's books; for no node, all that are owned.
 func (c Cluster) Blocks(ctx context.Context, node string) ([]netip.Prefix, error) {
 	blocks, err := List[BlockSpec, BlockStatus](ctx, c, "block")
 	if err != nil {
@@ -207,7 +207,7 @@ func (c Cluster) Blocks(ctx context.Context, node string) ([]netip.Prefix, error
 	}
 	var owned []netip.Prefix
 	for _, block := range blocks {
-		if block.Spec.Node != node {
+		if !strings.EqualFold(block.Spec.State, "Owned") || node != "" && block.Spec.Node != node {
 			continue
 		}
 		prefix, err := netip.ParsePrefix(block.Spec.CIDR)
