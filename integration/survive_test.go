@@ -336,8 +336,12 @@ func (r *road) nodeDeleted(t *testing.T) {
 		}
 		for _, node := range []string{"r1n1", "r1n2", "r2n1"} {
 			for _, block := range blocks {
-				if held, err := holds(t.Context(), r.Node(node), block.Addr()); err != nil || held {
-					return fmt.Errorf("%s holds a route to %s: %v", node, block, err)
+				held, err := holds(t.Context(), r.Node(node), block.Addr())
+				if err != nil {
+					return err
+				}
+				if held {
+					return fmt.Errorf("%s holds a route to %s", node, block)
 				}
 			}
 		}

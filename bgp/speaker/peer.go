@@ -90,7 +90,7 @@ func readPassword(file string) (string, error) {
 	}
 	defer f.Close()
 	line, err := bufio.NewReader(io.LimitReader(f, maxPassword+2)).ReadString('\n')
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return "", fmt.Errorf("password file %s cannot be read", file)
 	}
 	line = strings.TrimRight(line, "\r\n")

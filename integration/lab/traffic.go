@@ -37,7 +37,7 @@ func ServeEcho(at Place, addr netip.Addr) (*Echo, error) {
 		}
 		e.Addr = e.udp.LocalAddr().(*net.UDPAddr).AddrPort()
 		if e.tcp, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(e.Addr)); err != nil {
-			e.udp.Close()
+			_ = e.udp.Close()
 		}
 		return err
 	})
@@ -51,7 +51,7 @@ func ServeEcho(at Place, addr netip.Addr) (*Echo, error) {
 
 // Close ends the service.
 func (e *Echo) Close() {
-	e.udp.Close()
+	_ = e.udp.Close()
 	e.tcp.Close()
 	e.done.Wait()
 }
@@ -242,7 +242,7 @@ func (p *Probe) Stop() ProbeResult {
 	for time.Now().Before(deadline) && p.result().Lost > 0 {
 		time.Sleep(10 * time.Millisecond)
 	}
-	p.conn.Close()
+	_ = p.conn.Close()
 	p.receiving.Wait()
 	return p.result()
 }

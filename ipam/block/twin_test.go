@@ -21,7 +21,6 @@ type twin struct {
 type twinAddress struct {
 	addr               netip.Addr
 	assigned, excluded bool
-	used               bool
 	until              time.Time
 	owner              string
 }

@@ -81,7 +81,7 @@ func (n *Node) reserve(ctx context.Context, r request, e *entry) ([]held, error)
 	again := time.NewTicker(lookAgain)
 	defer again.Stop()
 	for {
-		if ctx.Err() != nil && context.Cause(ctx) == context.Canceled {
+		if errors.Is(context.Cause(ctx), context.Canceled) {
 			return nil, errDeleted // its caller has gone; a DEL follows, or did already
 		}
 		taken, short, err := n.book.reserve(r)
@@ -119,7 +119,7 @@ func (n *Node) confirm(ctx context.Context, r request, e *entry, taken []held) (
 	if isClosed(e.deleted) { // the DEL waits for us, and releases what is held
 		return nil, errDeleted
 	}
-	if context.Cause(ctx) == context.Canceled {
+	if errors.Is(context.Cause(ctx), context.Canceled) {
 		// The plugin was killed or gave up. The DEL that follows may have been answered before we were here.
 		return nil, errors.Join(errDeleted, n.release(context.WithoutCancel(ctx), held))
 	}

@@ -177,8 +177,8 @@ func (b *book) claimed(name string, err error) {
 	defer b.mu.Unlock()
 	p, now := b.pool(name), b.now()
 	p.running = false
-	switch {
-	case err == nil:
+	switch err {
+	case nil:
 		p.wanted, p.refusal, p.refusedSince, p.next = false, "", time.Time{}, time.Time{}
 		p.retry = nil
 	default:

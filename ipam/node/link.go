@@ -71,7 +71,7 @@ func (l *link) run(ctx context.Context) error {
 		server := l.server()
 		err := l.serve(ctx, server)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // the context's end is how this loop ends
 		}
 		if l.now().Sub(began) > steadyAfter {
 			retry.Reset()

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -51,7 +52,7 @@ func (l *link) watchNode(ctx context.Context, s *session) error {
 
 // streamError names the end of a stream: one that ipamd ends without an error is over all the same.
 func streamError(what string, err error) error {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		err = status.Error(codes.Unavailable, "the stream was ended")
 	}
 	return fmt.Errorf("%s: %w", what, err)

@@ -168,11 +168,11 @@ func (j *Journal) replace(snapshot []Entry) error {
 		return fmt.Errorf("replace journal: %w", err)
 	}
 	if err := os.Rename(filepath.Join(j.dir, newName), filepath.Join(j.dir, fileName)); err != nil {
-		fresh.Close()
+		_ = fresh.Close()
 		return fmt.Errorf("replace journal: %w", err)
 	}
 	if j.file != nil {
-		j.file.Close() // nothing of it is needed any more
+		_ = j.file.Close() // nothing of it is needed any more
 	}
 	j.file, j.size = fresh, int64(len(data))
 	j.bytes.Store(j.size)
@@ -197,7 +197,7 @@ func (j *Journal) writeNew(data []byte) (file, error) {
 		err = fresh.Sync()
 	}
 	if err != nil {
-		fresh.Close()
+		_ = fresh.Close()
 		os.Remove(path) // gives the space back; a rest that stays is removed by the next Open
 		return nil, err
 	}
