@@ -18,7 +18,12 @@ func command() *cobra.Command {
 		Long: `clearway-ipamd keeps pools, blocks and the BGP configuration in etcd and serves agents and operators over gRPC.
 
 With --data-dir it runs an embedded etcd, for one machine. With --etcd-endpoints it uses a cluster, and any number of
-clearway-ipamd may run beside each other: one of them leads, the others take over when it is gone.`,
+clearway-ipamd may run beside each other: one of them leads, the others take over when it is gone.
+
+With --tls-cert, --tls-key and --tls-ca every caller must show a certificate of these authorities. One whose
+organization is clearway:operators may change resources and speak for any node; one whose common name is a node's name
+(with or without "node:" before it), or that has it among its DNS names, may speak for that node; each may read.
+Files that change are used from the next connection on.`,
 		Example: `  clearway-ipamd --listen 192.0.2.10:7470 --data-dir /var/lib/clearway-ipamd --insecure
   clearway-ipamd --listen 192.0.2.10:7470 --etcd-endpoints https://192.0.2.21:2379,https://192.0.2.22:2379 \
       --etcd-cert etcd.pem --etcd-key etcd.key --etcd-ca etcd-ca.pem \

@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -47,22 +48,20 @@ func (f *flags) addFlags(set *pflag.FlagSet) {
 	f.log.AddFlags(set)
 }
 
-// check refuses what can be refused without opening anything.
+// check refuses what can be refused without opening anything: all that is wrong at once.
 func (f *flags) check() error {
-	if err := f.checkStore(); err != nil {
-		return err
-	}
+	faults := []error{f.checkStore()}
 	for _, one := range []struct{ flag, value string }{
 		{"--listen", f.listen}, {"--advertise", f.advertise}, {"--metrics-listen", f.metricsListen},
 	} {
 		if one.value == "" && one.flag != "--listen" {
 			continue
 		}
-		if err := checkAddress(one.value); err != nil {
-			return daemon.Usage("%s %q: %w", one.flag, one.value, err)
+		if err := daemon.CheckAddress(one.value); err != nil {
+			faults = append(faults, daemon.Usage("%s %q: %w", one.flag, one.value, err))
 		}
 	}
-	return f.tls.Validate()
+	return errors.Join(append(faults, f.tls.Validate())...)
 }
 
 func (f *flags) checkStore() error {
@@ -86,17 +85,6 @@ func (f *flags) checkStore() error {
 	}
 	if (f.etcdCert == "") != (f.etcdKey == "") {
 		return daemon.Usage("--etcd-cert and --etcd-key go together")
-	}
-	return nil
-}
-
-func checkAddress(text string) error {
-	_, port, err := net.SplitHostPort(text)
-	if err != nil {
-		return fmt.Errorf("it is not ADDR:PORT (an IPv6 address stands in brackets)")
-	}
-	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		return fmt.Errorf("port %q is not 0 to 65535", port)
 	}
 	return nil
 }

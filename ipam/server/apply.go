@@ -27,6 +27,9 @@ const (
 func (r *resourceService) Apply(
 	ctx context.Context, request *clearwayv1.ApplyRequest,
 ) (*clearwayv1.ApplyResponse, error) {
+	if err := r.s.mayChange(ctx); err != nil {
+		return nil, err
+	}
 	if err := r.checkApply(request); err != nil {
 		return nil, err
 	}

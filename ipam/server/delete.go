@@ -19,6 +19,9 @@ import (
 func (r *resourceService) Delete(
 	ctx context.Context, request *clearwayv1.DeleteRequest,
 ) (*clearwayv1.DeleteResponse, error) {
+	if err := r.s.mayChange(ctx); err != nil {
+		return nil, err
+	}
 	object, err := clearwayv1.New(request.GetKind())
 	if err != nil {
 		return nil, invalid("kind", request.GetKind(), err.Error())

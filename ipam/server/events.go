@@ -48,7 +48,7 @@ func (s *Server) writeEvents(ctx context.Context) error {
 		select {
 		case event := <-s.events:
 			if limit.Wait(ctx) != nil {
-				return nil
+				return nil //nolint:nilerr // the context has ended
 			}
 			count++
 			s.writeEvent(ctx, event, count)

@@ -28,7 +28,7 @@ func (s *Server) serveTerms(ctx context.Context) error {
 		}
 		s.leave()
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // the context's end is how this loop ends
 		}
 		wait := pause.NextBackOff()
 		s.log.Warn("the term is over", "reason", err, "next", wait)
@@ -160,7 +160,7 @@ func (s *Server) follow(ctx context.Context) (record.Term, error) {
 	select {
 	case got = <-won:
 		stop()
-		<-watched
+		<-watched //nolint:errcheck // it was stopped
 	case failed = <-watched:
 		stop()
 		cancel()
@@ -209,7 +209,7 @@ func (s *Server) watchStore(ctx context.Context) error {
 		}
 	}
 	if ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // the context's end is how this ends
 	}
 	return errors.New("the watch of the store broke off")
 }

@@ -1,17 +1,13 @@
 package daemon
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"sync/atomic"
 	"time"
-
-	"google.golang.org/grpc/credentials"
 )
 
 // certFiles reads a certificate, its key and the authorities, and reads them again when a file has changed. Safe for
@@ -97,64 +93,4 @@ func (f *certFiles) load(now stamps, err error) (*loadedCerts, error) {
 		return nil, fmt.Errorf("--tls-ca %s has no certificate in PEM form", f.ca)
 	}
 	return &loadedCerts{stamps: now, certificate: certificate, authorities: authorities}, nil
-}
-
-// reloading are TLS credentials whose every handshake uses the files as they are then. Connections that stand are
-// left alone.
-type reloading struct {
-	files      *certFiles
-	serverName string
-}
-
-// handshaker makes the credentials of one handshake.
-func (r *reloading) handshaker() (credentials.TransportCredentials, error) {
-	certs, err := r.files.current()
-	if err != nil {
-		return nil, err
-	}
-	return credentials.NewTLS(&tls.Config{
-		MinVersion:   tls.VersionTLS13,
-		Certificates: []tls.Certificate{certs.certificate},
-		RootCAs:      certs.authorities,
-		ClientCAs:    certs.authorities,
-		ClientAuth:   tls.RequireAndVerifyClientCert,
-		ServerName:   r.serverName,
-	}), nil
-}
-
-// ClientHandshake is gRPC's.
-func (r *reloading) ClientHandshake(ctx context.Context, authority string, conn net.Conn) (
-	net.Conn, credentials.AuthInfo, error,
-) {
-	handshaker, err := r.handshaker()
-	if err != nil {
-		return nil, nil, err
-	}
-	return handshaker.ClientHandshake(ctx, authority, conn)
-}
-
-// ServerHandshake is gRPC's.
-func (r *reloading) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	handshaker, err := r.handshaker()
-	if err != nil {
-		return nil, nil, err
-	}
-	return handshaker.ServerHandshake(conn)
-}
-
-// Info is gRPC's.
-func (r *reloading) Info() credentials.ProtocolInfo {
-	return credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS13, ServerName: r.serverName}).Info()
-}
-
-// Clone is gRPC's; the copy shares the files.
-func (r *reloading) Clone() credentials.TransportCredentials {
-	clone := *r
-	return &clone
-}
-
-// OverrideServerName is gRPC's.
-func (r *reloading) OverrideServerName(name string) error {
-	r.serverName = name
-	return nil
 }

@@ -122,6 +122,6 @@ func (s *HTTPServer) Run(ctx context.Context) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = s.server.Close()
 	}
-	<-failed
+	<-failed //nolint:errcheck // it is http.ErrServerClosed
 	return err
 }

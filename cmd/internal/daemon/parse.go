@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -86,6 +87,18 @@ func ParseServers(text string) ([]string, error) {
 		}
 	}
 	return servers, nil
+}
+
+// CheckAddress refuses what is no ADDR:PORT to listen at; port 0 is any free one.
+func CheckAddress(text string) error {
+	_, port, err := net.SplitHostPort(text)
+	if err != nil {
+		return errors.New("it is not ADDR:PORT (an IPv6 address stands in brackets)")
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return fmt.Errorf("port %q is not 0 to 65535", port)
+	}
+	return nil
 }
 
 // splitList splits at commas and drops blanks.

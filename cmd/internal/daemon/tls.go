@@ -6,7 +6,6 @@ import (
 
 	"github.com/spf13/pflag"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
 )
 
 // TLS is what the flags say of a connection's security: mutual TLS, or, only when it is said in so many words, none.
@@ -74,11 +73,11 @@ func (t *TLS) credentials(logger *slog.Logger) (credentials.TransportCredentials
 		return nil, err
 	}
 	if t.Insecure {
-		return insecure.NewCredentials(), nil
+		return newPlain(), nil
 	}
 	files := &certFiles{cert: t.Cert, key: t.Key, ca: t.CA, logger: logger}
 	if _, err := files.current(); err != nil {
 		return nil, err
 	}
-	return &reloading{files: files, serverName: t.ServerName}, nil
+	return newReloading(files, t.ServerName), nil
 }
