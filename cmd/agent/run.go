@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -50,21 +51,37 @@ func run(ctx context.Context, s *settings, logger *slog.Logger) error {
 		return err
 	}
 	defer socket.Close()
-	parts, err := open(ctx, s, who, creds, registry, logger)
-	if err != nil {
-		return err
-	}
-	defer parts.close(logger)
-	if err := who.mark(s.dataDir); err != nil {
-		return err
-	}
+	var opened atomic.Pointer[rooms]
 	web, err := daemon.ListenHTTP(daemon.HTTPOptions{
-		Listen: s.metricsListen, Gatherer: registry, Ready: parts.ready, Logger: logger,
+		Listen: s.metricsListen, Gatherer: registry, Logger: logger,
+		Ready: func() error {
+			if parts := opened.Load(); parts != nil {
+				return parts.ready()
+			}
+			return errors.New("the agent is starting: it looks for the node's addresses, and reads its journal")
+		},
 	})
 	if err != nil {
 		return err
 	}
-	return parts.serve(ctx, socket, web)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return web.Run(ctx) })
+	group.Go(func() error {
+		parts, err := open(ctx, s, who, creds, registry, logger)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil // it was told to stop before it had started
+			}
+			return err
+		}
+		defer parts.close(logger)
+		if err := who.mark(s.dataDir); err != nil {
+			return err
+		}
+		opened.Store(parts)
+		return parts.serve(ctx, socket)
+	})
+	return group.Wait()
 }
 
 func open(ctx context.Context, s *settings, who identity, creds credentials.TransportCredentials,
@@ -131,14 +148,13 @@ func (r *rooms) ready() error {
 }
 
 // serve runs every room until the context ends or one of them fails.
-func (r *rooms) serve(ctx context.Context, socket net.Listener, web *daemon.HTTPServer) error {
+func (r *rooms) serve(ctx context.Context, socket net.Listener) error {
 	server := r.server()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return r.fib.Run(ctx) })
 	group.Go(func() error { return r.speaker.Run(ctx) })
 	group.Go(func() error { return r.bgp.Run(ctx) })
 	group.Go(func() error { return r.node.Run(ctx) })
-	group.Go(func() error { return web.Run(ctx) })
 	group.Go(func() error { return server.Serve(socket) })
 	group.Go(func() error {
 		<-ctx.Done()

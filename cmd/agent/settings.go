@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"math"
 	"net/netip"
 	"path/filepath"
 	"strings"
@@ -64,42 +66,76 @@ type settings struct {
 	servers   []string
 }
 
+// parse reads the flags. The error tells all that is wrong with them at once.
 func (f *flags) parse() (*settings, error) {
 	s := &settings{flags: *f}
-	if f.node == "" {
-		return nil, daemon.Usage("--node is missing: give this node's name")
-	}
-	if faults := validation.IsDNS1123Subdomain(f.node); len(faults) > 0 {
-		return nil, daemon.Usage("--node %q: %s", f.node, strings.Join(faults, "; "))
-	}
-	var err error
-	if s.addresses, err = daemon.ParseNodeIPs(f.nodeIP); err != nil {
-		return nil, daemon.Usage("--node-ip: %w", err)
-	}
-	if s.labelMap, err = daemon.ParseLabels(f.labels); err != nil {
-		return nil, daemon.Usage("--labels: %w", err)
-	}
-	if s.servers, err = daemon.ParseServers(f.server); err != nil {
-		return nil, daemon.Usage("--server: %w", err)
-	}
-	if err := f.tls.Validate(); err != nil {
-		return nil, err
-	}
-	for _, path := range []struct{ flag, value string }{{"--data-dir", f.dataDir}, {"--socket", f.socket}} {
-		if path.value == "" {
-			return nil, daemon.Usage("%s is empty: give a path", path.flag)
+	var faults []error
+	fault := func(flag string, err error) {
+		if err != nil {
+			faults = append(faults, daemon.Usage("--%s: %w", flag, err))
 		}
 	}
-	return s, s.checkSocket()
+	var err error
+	s.addresses, err = daemon.ParseNodeIPs(f.nodeIP)
+	fault("node-ip", err)
+	s.labelMap, err = daemon.ParseLabels(f.labels)
+	fault("labels", err)
+	s.servers, err = daemon.ParseServers(f.server)
+	fault("server", err)
+	faults = append(faults, f.checkNode(), f.checkRoutes(), f.checkPaths())
+	if f.metricsListen != "" {
+		if err := daemon.CheckAddress(f.metricsListen); err != nil {
+			faults = append(faults, daemon.Usage("--metrics-listen %q: %w", f.metricsListen, err))
+		}
+	}
+	return s, errors.Join(append(faults, f.tls.Validate())...)
 }
 
-// checkSocket refuses a path that a socket's address cannot hold (sockaddr_un has 108 bytes, one of them a NUL).
-func (s *settings) checkSocket() error {
-	const longest = 107
-	if len(s.socket) > longest {
-		return daemon.Usage("--socket %q has %d bytes; a unix socket's path has at most %d", s.socket, len(s.socket), longest)
+func (f *flags) checkNode() error {
+	if f.node == "" {
+		return daemon.Usage("--node is missing: give this node's name")
+	}
+	if faults := validation.IsDNS1123Subdomain(f.node); len(faults) > 0 {
+		return daemon.Usage("--node %q: %s", f.node, strings.Join(faults, "; "))
 	}
 	return nil
+}
+
+// checkRoutes holds the numbers of our routes to what the kernel has, less what is the kernel's own: protocols below 5
+// (rtnetlink(7): RTPROT_STATIC is 4) and table 0.
+func (f *flags) checkRoutes() error {
+	var faults []error
+	for _, one := range []struct {
+		flag               string
+		value, least, most int
+	}{
+		{"--route-protocol", f.routeProtocol, 5, 255},
+		{"--route-metric", f.routeMetric, 1, math.MaxInt32},
+		{"--route-table", f.routeTable, 1, math.MaxInt32},
+	} {
+		if one.value < one.least || one.value > one.most {
+			faults = append(faults, daemon.Usage("%s %d is not %d to %d", one.flag, one.value, one.least, one.most))
+		}
+	}
+	return errors.Join(faults...)
+}
+
+func (f *flags) checkPaths() error {
+	var faults []error
+	for _, path := range []struct{ flag, value string }{
+		{"--data-dir", f.dataDir}, {"--socket", f.socket}, {"--boot-id-file", f.bootIDFile},
+	} {
+		if path.value == "" {
+			faults = append(faults, daemon.Usage("%s is empty: give a path", path.flag))
+		}
+	}
+	// sockaddr_un has 108 bytes, one of them a NUL (unix(7)).
+	const longest = 107
+	if len(f.socket) > longest {
+		faults = append(faults, daemon.Usage("--socket %q has %d bytes; a unix socket's path has at most %d",
+			f.socket, len(f.socket), longest))
+	}
+	return errors.Join(faults...)
 }
 
 func (s *settings) spoolDir() string { return filepath.Join(filepath.Dir(s.socket), "spool") }
