@@ -205,6 +205,9 @@ func (a *Agent) ask(ctx context.Context, question func()) error {
 	}
 }
 
+// StatusChanged gets a value when Status has something new that is worth a report before the next one is due.
+func (a *Agent) StatusChanged() <-chan struct{} { return a.core.news }
+
 // Status is what the agent reports to ipamd. The events are those since the last call; why is the reason of restart
 // ("Hitless", "Cold", "NotHitless", or empty while it is not known yet).
 func (a *Agent) Status() (sessions []*clearwayv1.BGPSession, kernelRoutes int64, restart, why string, events []*clearwayv1.EventSpec) {

@@ -113,3 +113,49 @@ func TestSafeImportReportsAreBounded(t *testing.T) {
 		t.Errorf("counted %v", c.rejected)
 	}
 }
+
+// A report is asked for at once when a session's state changes, and once when numbers of routes have come to rest.
+func TestStatusChanged(t *testing.T) {
+	speaker, fib := bgptest.NewSpeaker(), bgptest.NewFIB()
+	c := newCore(Options{Node: "n1", Speaker: speaker, FIB: fib})
+	s := &script{t: t}
+	now, peer := time.Now(), netip.MustParseAddr("192.0.2.1")
+	c.begin(now)
+	snapshot := s.snapshot([]string{"mesh=None", "peers=tor:192.0.2.1:65101"})
+	c.receive(mailbox{snapshot: snapshot, blocks: &[]netip.Prefix{}}, now)
+	tick := func() bool {
+		now = now.Add(time.Second)
+		c.tick(now)
+		select {
+		case <-c.news:
+			return true
+		default:
+			return false
+		}
+	}
+	for tick() { // what it started with
+	}
+	for _, step := range []struct {
+		name   string
+		change func()
+		want   []bool // at the ticks after it
+	}{
+		{"a session comes up", func() { speaker.Up(peer, true) }, []bool{true, false, false}},
+		{"a burst of routes", func() { speaker.Tell(pathTo("10.244.2.0/26", peer)) }, []bool{false}},
+		{"the burst goes on", func() { speaker.Tell(pathTo("10.244.2.64/26", peer)) }, []bool{false, true, false}},
+		{"a session is lost", func() { speaker.Down(peer, "gone") }, []bool{true, false}},
+	} {
+		step.change()
+		for i, want := range step.want {
+			if got := tick(); got != want {
+				t.Errorf("%s: tick %d: news is %v, want %v", step.name, i, got, want)
+			}
+		}
+	}
+}
+
+func pathTo(prefix string, peer netip.Addr) *route.Path {
+	return &route.Path{
+		Prefix: netip.MustParsePrefix(prefix), Peer: peer, NextHop: peer, ASPath: []uint32{65101, 65001}, ASPathLen: 2, EBGP: true,
+	}
+}

@@ -1,10 +1,12 @@
 package agent
 
 import (
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/clearway/clearway/bgp/config"
@@ -46,6 +48,14 @@ type core struct {
 	events   events
 	sessions map[netip.Addr]string // their states when last looked at
 	rejected map[policy.Rule]int64
+
+	news            chan struct{} // gets a value when Status has something new
+	reported, shown standing
+}
+
+// standing is what an operator sees of a node's BGP at a glance.
+type standing struct {
+	states, routes string
 }
 
 func newCore(options Options) *core {
@@ -53,6 +63,7 @@ func newCore(options Options) *core {
 		node: options.Node, speaker: options.Speaker, fib: options.FIB, log: options.Logger,
 		problems: map[config.Problem]bool{}, sessions: map[netip.Addr]string{}, rejected: map[policy.Rule]int64{},
 		restart: restart{start: options.Start}, events: newEvents(options.Node), listLocal: options.LocalAddresses,
+		news: make(chan struct{}, 1),
 	}
 	if c.listLocal == nil {
 		c.listLocal = func() ([]config.LocalAddress, error) { return nil, nil }
@@ -349,6 +360,29 @@ func (c *core) tick(now time.Time) {
 	sessions := c.speaker.Sessions()
 	c.follow(sessions, now)
 	c.settle(sessions, now)
+	c.announce(sessions)
+}
+
+// announce says that there is news: at once for a session's state, for numbers of routes when they have come to rest,
+// so that a burst of routes is no burst of reports.
+func (c *core) announce(sessions []route.Session) {
+	var states, routes strings.Builder
+	for _, s := range sessions {
+		fmt.Fprint(&states, s.Peer, s.State, " ")
+		fmt.Fprint(&routes, s.Received, " ", s.Advertised, " ")
+	}
+	fmt.Fprint(&routes, c.fib.Count())
+	now := standing{states.String(), routes.String()}
+	resting := now == c.shown
+	c.shown = now
+	if now == c.reported || now.states == c.reported.states && !resting {
+		return
+	}
+	c.reported = now
+	select {
+	case c.news <- struct{}{}:
+	default:
+	}
 }
 
 // follow reports sessions that came up or went down.

@@ -78,13 +78,19 @@ func (s *Speaker) Take(max int) []route.Learned {
 	return taken
 }
 
-// Sessions lists the sessions.
+// Sessions lists the sessions, with the number of paths that each peer tells now.
 func (s *Speaker) Sessions() []route.Session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var list []route.Session
 	for _, address := range slices.SortedFunc(maps.Keys(s.sessions), netip.Addr.Compare) {
-		list = append(list, *s.sessions[address])
+		session := *s.sessions[address]
+		for _, paths := range s.told {
+			if paths[address] != nil {
+				session.Received++
+			}
+		}
+		list = append(list, session)
 	}
 	return list
 }

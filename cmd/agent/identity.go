@@ -10,9 +10,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/google/renameio/v2"
+
+	"github.com/clearway/clearway/bgp/fib"
 )
 
 // identity is what tells this boot of this machine from others.
@@ -92,7 +95,11 @@ func lookUp(given []netip.Prefix, servers []string) (found []netip.Prefix, compl
 		return nil, false, fmt.Errorf("list interface addresses: %w", err)
 	}
 	if len(given) == 0 {
-		found = addressesToward(servers, local)
+		links, err := fib.Addresses()
+		if err != nil {
+			return nil, false, err
+		}
+		found = beside(addressesToward(servers, local), links, local)
 		return found, len(found) > 0, nil
 	}
 	complete = true
@@ -143,6 +150,29 @@ func addressesToward(servers []string, local map[netip.Addr]netip.Prefix) []neti
 				break
 			}
 		}
+	}
+	return found
+}
+
+// beside adds, for the family that no server is reached over, an address of the interface that leads to them: the
+// lowest, so that it is the same at each start. Pods get addresses of both families, and the node is their next hop.
+func beside(found []netip.Prefix, links []fib.Address, local map[netip.Addr]netip.Prefix) []netip.Prefix {
+	if len(found) != 1 {
+		return found
+	}
+	first := found[0].Addr()
+	at := slices.IndexFunc(links, func(l fib.Address) bool { return l.Address == first })
+	if at < 0 {
+		return found
+	}
+	var other netip.Addr
+	for _, l := range links {
+		if l.Interface == links[at].Interface && l.Address.Is4() != first.Is4() && (!other.IsValid() || l.Address.Less(other)) {
+			other = l.Address
+		}
+	}
+	if prefix, ok := local[other]; ok {
+		found = append(found, prefix)
 	}
 	return found
 }

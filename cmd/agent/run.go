@@ -114,6 +114,7 @@ func open(ctx context.Context, s *settings, who identity, creds credentials.Tran
 		Dial:   func(_ context.Context, server string) (node.Conn, error) { return daemon.Dial(server, creds) },
 		Logger: logger.With("room", "ipam"), Metrics: registry,
 		OnState: r.onState, OnOwnership: r.bgp.ApplyOwnership, Query: r.bgp.List, Status: r.status,
+		StatusChanged: r.bgp.StatusChanged(),
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open the node's addresses: %w", err), writer.Close())
