@@ -29,6 +29,10 @@ const nodeIP = "192.0.2.11"
 // TestMain runs the tests in a network namespace of their own: agents may program routes, ports are all free, and
 // any number of runs go beside each other without the host seeing any of it.
 func TestMain(m *testing.M) {
+	if text := os.Getenv(etcdEnv); text != "" {
+		fmt.Fprintln(os.Stderr, serveEtcd(text))
+		os.Exit(1)
+	}
 	flag.Parse()
 	if flag.Lookup("test.list").Value.String() != "" {
 		os.Exit(m.Run())

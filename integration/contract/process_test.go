@@ -154,11 +154,19 @@ func (l *lines) String() string {
 // start runs a program until the test ends, at the latest; a failed test shows what it wrote.
 func start(t testing.TB, env []string, program string, argv ...string) *process {
 	t.Helper()
-	p := &process{name: program, argv: argv, env: env, log: &lines{}, done: make(chan struct{})}
-	p.cmd = exec.Command(binaries.path(t, program), argv...)
-	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
-	p.cmd.Env, p.cmd.Dir = environ(env...), t.TempDir()
-	if err := p.cmd.Start(); err != nil {
+	cmd := exec.Command(binaries.path(t, program), argv...)
+	cmd.Env = environ(env...)
+	p := launch(t, program, cmd)
+	p.argv, p.env = argv, env
+	return p
+}
+
+// launch is start for any command.
+func launch(t testing.TB, name string, cmd *exec.Cmd) *process {
+	t.Helper()
+	p := &process{name: name, cmd: cmd, log: &lines{}, done: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr, cmd.Dir = p.log, p.log, t.TempDir()
+	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	go func() {

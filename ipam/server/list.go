@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -233,13 +232,7 @@ func (s *Server) listNodes(st *state, f filter) []*clearwayv1.Resource {
 	var found []*clearwayv1.Resource
 	for _, name := range sortedNames(names) {
 		node := s.nodeResource(st, name)
-		set := maps.Clone(node.GetStatus().GetLabels()) // what selectors of pools and peers see, and the metadata's own
-		for key, value := range node.GetMetadata().GetLabels() {
-			if _, both := set[key]; !both {
-				set[key] = value
-			}
-		}
-		if f.of(name, "") && f.takes(name, set) {
+		if f.of(name, "") && f.takes(name, node.GetStatus().GetLabels()) { // what selectors of pools and peers see
 			found = append(found, clearwayv1.Wrap(node))
 		}
 	}

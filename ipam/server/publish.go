@@ -87,6 +87,7 @@ func (s *state) labelsOf(name string) map[string]string {
 	if labels == nil {
 		labels = map[string]string{}
 	}
+	maps.Copy(labels, s.nodeConfig(name).GetMetadata().GetLabels())
 	for key, value := range s.nodeConfig(name).GetSpec().GetLabels() {
 		if value == "" {
 			delete(labels, key)

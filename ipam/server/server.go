@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -48,6 +49,8 @@ type Server struct {
 	term   record.Term
 	leader bool // state is of this term, and the lanes run
 	where  string
+	// trouble is why there is neither office nor following at present; nil: there is, or nothing has failed yet.
+	trouble error
 
 	claims   *lane // decides: everything but the copies of journals
 	copies   *lane // copies the nodes' journals
@@ -113,6 +116,8 @@ func (s *Server) Ready() error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	switch {
+	case s.trouble != nil:
+		return fmt.Errorf("the store does not answer: %w", s.trouble)
 	case s.state == nil:
 		return errors.New("the store has not been read yet")
 	case !s.leader && s.where == "":

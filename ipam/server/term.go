@@ -23,15 +23,17 @@ func (s *Server) serveTerms(ctx context.Context) error {
 	pause.InitialInterval, pause.MaxInterval = firstPause, 2*time.Second
 	for ctx.Err() == nil {
 		err := s.serveTerm(ctx)
+		what := "the store does not answer"
 		if s.Leading() {
-			pause.Reset() // the store answered
+			pause.Reset() // it did
+			what = "the term is over"
 		}
-		s.leave()
+		s.leave(err)
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // the context's end is how this loop ends
 		}
 		wait := pause.NextBackOff()
-		s.log.Warn("the term is over", "reason", err, "next", wait)
+		s.log.Warn(what, "reason", err, "next", wait)
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
@@ -116,16 +118,16 @@ func (s *Server) mintIncarnation(ctx context.Context, term record.Term, loaded *
 func (s *Server) enter(loaded *state, term record.Term) {
 	s.sessions.endAll()
 	s.mu.Lock()
-	s.state, s.term, s.leader, s.where = loaded, term, true, s.options.Address
+	s.state, s.term, s.leader, s.where, s.trouble = loaded, term, true, s.options.Address, nil
 	s.resetOwnersLocked()
 	s.mu.Unlock()
 	s.health.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)
 }
 
 // leave ends the term in memory: what was read stays for readers.
-func (s *Server) leave() {
+func (s *Server) leave(why error) {
 	s.mu.Lock()
-	s.leader, s.where = false, ""
+	s.leader, s.where, s.trouble = false, "", why
 	s.mu.Unlock()
 	s.sessions.endAll()
 	s.health.SetServingStatus("", healthv1.HealthCheckResponse_NOT_SERVING)
@@ -195,7 +197,7 @@ func (s *Server) watchStore(ctx context.Context) error {
 		return err
 	}
 	s.mu.Lock()
-	s.state = loaded
+	s.state, s.trouble = loaded, nil
 	s.resetOwnersLocked()
 	s.mu.Unlock()
 	s.health.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)

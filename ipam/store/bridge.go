@@ -5,6 +5,8 @@ import (
 	"log/slog"
 
 	"go.uber.org/zap/zapcore"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // bridge is a zap core that writes to slog. etcd is talkative at Info: one level is taken off, so that an operator
@@ -17,6 +19,19 @@ type bridge struct {
 var harmless = map[string]bool{
 	"Running http and grpc server on single port. This is not recommended for production.": true,
 	"simple token is not cryptographically signed":                                         true,
+}
+
+// givenUp tells of the client's warning about a call that we ended ourselves.
+func givenUp(message string, fields []zapcore.Field) bool {
+	if message != "retrying of unary invoker failed" {
+		return false
+	}
+	for _, field := range fields {
+		if err, ok := field.Interface.(error); ok && status.Code(err) == codes.Canceled {
+			return true
+		}
+	}
+	return false
 }
 
 func newBridge(logger *slog.Logger) zapcore.Core {
@@ -55,7 +70,7 @@ func (b *bridge) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zapc
 // Write implements zapcore.Core.
 func (b *bridge) Write(entry zapcore.Entry, fields []zapcore.Field) error {
 	level := levelOf(entry.Level)
-	if harmless[entry.Message] {
+	if harmless[entry.Message] || givenUp(entry.Message, fields) {
 		level = slog.LevelDebug
 	}
 	if !b.handler.Enabled(context.Background(), level) {
