@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -58,11 +59,31 @@ func TestClaimRefusals(t *testing.T) {
 			t.Errorf("%s: %q does not tell %q", test.pool, err, test.words)
 		}
 	}
-	// The operator's labels go before the agent's.
-	d.apply(clearwayv1.Wrap(&clearwayv1.Node{
-		Metadata: &clearwayv1.ObjectMeta{Name: "n1"}, Spec: &clearwayv1.NodeSpec{Labels: map[string]string{"rack": "r2"}},
+}
+
+// The operator's labels go before the agent's, wherever a Node carries them; those of spec go first.
+func TestClaimWithLabelsOfNode(t *testing.T) {
+	r1, r2 := map[string]string{"rack": "r1"}, map[string]string{"rack": "r2"}
+	d := start(t, newFake())
+	d.apply(ipPool("rack2", "10.3.0.0/24", func(s *clearwayv1.IPPoolSpec) {
+		s.NodeSelector = &clearwayv1.LabelSelector{MatchLabels: r2}
 	}))
-	a.mustClaim("rack2", "k")
+	for i, test := range []struct {
+		metadata, spec map[string]string
+		claims         bool
+	}{
+		{nil, nil, false}, {nil, r2, true}, {r2, nil, true}, {r2, r1, false}, {r1, r2, true},
+		{r2, map[string]string{"rack": ""}, false},
+	} {
+		name := fmt.Sprintf("n%d", i)
+		a := d.agent(name, func(r *clearwayv1.RegisterRequest) { r.Labels = r1 })
+		d.apply(clearwayv1.Wrap(&clearwayv1.Node{
+			Metadata: &clearwayv1.ObjectMeta{Name: name, Labels: test.metadata}, Spec: &clearwayv1.NodeSpec{Labels: test.spec},
+		}))
+		if _, err := a.claim("rack2", "k"); (err == nil) != test.claims {
+			t.Errorf("metadata %v, spec %v: claim: %v", test.metadata, test.spec, err)
+		}
+	}
 }
 
 func TestClaimFallsBackToSmallerBlocks(t *testing.T) {

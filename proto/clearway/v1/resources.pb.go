@@ -1785,7 +1785,8 @@ type NodeSpec struct {
 	AsNumber uint32 `protobuf:"varint,1,opt,name=as_number,json=asNumber,proto3" json:"as_number,omitempty"`
 	// Addresses with their prefix length ("192.0.2.11/24"), one a family.
 	Addresses []string `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
-	// Added to the labels that the agent reports; an empty value removes one.
+	// Selectors of pools and peers see the labels that the agent reports, with metadata.labels and then these laid over
+	// them; an empty value here removes one.
 	Labels        map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
