@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -208,7 +209,8 @@ func TestUsageErrorsSayBothWays(t *testing.T) {
 	} {
 		out, err := program(test.args...).CombinedOutput()
 		code := -1
-		if exit, ok := err.(*exec.ExitError); ok {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
 			code = exit.ExitCode()
 		}
 		if code != 2 || !strings.Contains(string(out), test.words) {

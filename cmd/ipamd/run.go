@@ -31,7 +31,7 @@ func run(ctx context.Context, given *flags, logger *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("--listen: %w", err)
 	}
-	defer listener.Close() //nolint:errcheck // gRPC closes it; this is for the way there
+	defer listener.Close() // gRPC closes it too; this is for the way there
 	creds, err := given.tls.ServerCredentials(logger)
 	if err != nil {
 		return err

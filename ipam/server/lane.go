@@ -320,7 +320,7 @@ func (l *lane) settle(revision int64, txn record.Txn, part []planned) error {
 func (s *state) applyOp(op record.Op, revision int64, touched *change) error {
 	if op.Under {
 		if op.Key.Room() == record.Assignments {
-			node, _, _ := (op.Key + "0").Assignment() //nolint:errcheck // only the node is wanted
+			node, _, _ := (op.Key + "0").Assignment() // only the node is wanted
 			delete(s.assignments, node)
 		}
 		return nil
