@@ -17,11 +17,9 @@ import (
 	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
 )
 
-// Limits of one Apply: it is one transaction, which has 128 operations and, of etcd's default, 1.5 MiB.
-const (
-	maxApply      = 100
-	maxApplyBytes = 400 << 10 // twice: the resources, and the answer that is kept for a repeated request
-)
+// maxApplyBytes bounds one Apply, beside clearwayv1.MaxApply: a transaction has 1.5 MiB by etcd's default, and the
+// resources are in it twice, by themselves and in the answer that is kept for a repeated request.
+const maxApplyBytes = 400 << 10
 
 // Apply implements ResourceService.
 func (r *resourceService) Apply(
@@ -57,13 +55,13 @@ func (r *resourceService) Apply(
 // checkApply refuses what can be refused without the state: all faults of all resources at once.
 func (r *resourceService) checkApply(request *clearwayv1.ApplyRequest) error {
 	resources := request.GetResources()
-	if n := len(resources); n == 0 || n > maxApply {
-		return invalid("resources", fmt.Sprint(n), fmt.Sprintf("must be 1 to %d in one call, which applies all or none; "+
-			"split them into several", maxApply))
+	if n := len(resources); n == 0 || n > clearwayv1.MaxApply {
+		return invalid("resources", fmt.Sprint(n), fmt.Sprintf("must be 1 to %d in one call, which applies all or none, "+
+			"not %d; split them into several", clearwayv1.MaxApply, n))
 	}
 	if size := proto.Size(request); size > maxApplyBytes {
-		return invalid("resources", fmt.Sprintf("%d bytes", size), fmt.Sprintf("must be at most %d bytes in one call; "+
-			"split them into several", maxApplyBytes))
+		return invalid("resources", fmt.Sprintf("%d bytes", size), fmt.Sprintf("must be at most %d bytes in one call, "+
+			"which applies all or none, not %d; split them into several", maxApplyBytes, size))
 	}
 	if key := request.GetRequestKey(); key != "" {
 		if err := checkRequestKey(key); err != nil {

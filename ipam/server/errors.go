@@ -16,7 +16,7 @@ const maxViolations = 50
 // refuse makes an INVALID_ARGUMENT status that carries each violation.
 func refuse(violations []*clearwayv1.FieldViolation) error {
 	first := violations[0]
-	text := fmt.Sprintf("%s: %s", first.GetField(), first.GetMessage())
+	text := fmt.Sprintf("%s: %s", first.GetField(), first.Sentence())
 	if first.GetResource() != "" {
 		text = first.GetResource() + ": " + text
 	}

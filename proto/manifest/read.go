@@ -13,7 +13,7 @@ import (
 	"github.com/clearway/clearway/proto/manifest/nearest"
 )
 
-// Bounds of what one file may hold. A thousand resources are one Apply; the others are far above any real file.
+// Bounds of what one file may hold. They are far above any real file.
 const (
 	maxBytes     = 8 << 20
 	maxResources = 1000

@@ -10,7 +10,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 )
 
-// MaxMessageBytes is the largest gRPC message that either side sends or takes: a thousand resources to apply, or one
+// MaxMessageBytes is the largest gRPC message that either side sends or takes: all that one call applies, or one
 // piece of the ownership log, has room in it several times over.
 const MaxMessageBytes = 16 << 20
 

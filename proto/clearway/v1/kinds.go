@@ -12,6 +12,10 @@ import (
 // APIVersion is what every resource's apiVersion says.
 const APIVersion = "clearway.io/v1"
 
+// MaxApply is how many resources one Apply takes. It applies all or none, so it is one transaction of etcd, of at most
+// 128 operations; some of them are the server's own.
+const MaxApply = 100
+
 // Object is what all resources have in common.
 type Object interface {
 	proto.Message

@@ -78,7 +78,7 @@ func (ApplyResult_Action) EnumDescriptor() ([]byte, []int) {
 
 type ApplyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// At most 1000.
+	// 1 to 100, and 400 KiB together: they are one transaction of the store (etcd: 128 operations, 1.5 MiB).
 	Resources []*Resource `protobuf:"bytes,1,rep,name=resources,proto3" json:"resources,omitempty"`
 	// Check and answer, change nothing.
 	DryRun bool `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`

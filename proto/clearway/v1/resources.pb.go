@@ -382,6 +382,44 @@ func (x *Condition) GetObservedGeneration() int64 {
 	return 0
 }
 
+// NoStatus is the status of a kind of which there is nothing to tell beside its spec. It is there so that every resource
+// has the same parts.
+type NoStatus struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NoStatus) Reset() {
+	*x = NoStatus{}
+	mi := &file_clearway_v1_resources_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NoStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NoStatus) ProtoMessage() {}
+
+func (x *NoStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resources_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NoStatus.ProtoReflect.Descriptor instead.
+func (*NoStatus) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{4}
+}
+
 // IPPool is a CIDR and its rules.
 type IPPool struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -396,7 +434,7 @@ type IPPool struct {
 
 func (x *IPPool) Reset() {
 	*x = IPPool{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[4]
+	mi := &file_clearway_v1_resources_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -408,7 +446,7 @@ func (x *IPPool) String() string {
 func (*IPPool) ProtoMessage() {}
 
 func (x *IPPool) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[4]
+	mi := &file_clearway_v1_resources_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -421,7 +459,7 @@ func (x *IPPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IPPool.ProtoReflect.Descriptor instead.
 func (*IPPool) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{4}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *IPPool) GetApiVersion() string {
@@ -484,7 +522,7 @@ type IPPoolSpec struct {
 
 func (x *IPPoolSpec) Reset() {
 	*x = IPPoolSpec{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[5]
+	mi := &file_clearway_v1_resources_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -496,7 +534,7 @@ func (x *IPPoolSpec) String() string {
 func (*IPPoolSpec) ProtoMessage() {}
 
 func (x *IPPoolSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[5]
+	mi := &file_clearway_v1_resources_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -509,7 +547,7 @@ func (x *IPPoolSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IPPoolSpec.ProtoReflect.Descriptor instead.
 func (*IPPoolSpec) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{5}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *IPPoolSpec) GetCidr() string {
@@ -585,7 +623,7 @@ type IPPoolStatus struct {
 
 func (x *IPPoolStatus) Reset() {
 	*x = IPPoolStatus{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[6]
+	mi := &file_clearway_v1_resources_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -597,7 +635,7 @@ func (x *IPPoolStatus) String() string {
 func (*IPPoolStatus) ProtoMessage() {}
 
 func (x *IPPoolStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[6]
+	mi := &file_clearway_v1_resources_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -610,7 +648,7 @@ func (x *IPPoolStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IPPoolStatus.ProtoReflect.Descriptor instead.
 func (*IPPoolStatus) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{6}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *IPPoolStatus) GetPhase() string {
@@ -662,13 +700,14 @@ type IPReservation struct {
 	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
 	Metadata      *ObjectMeta            `protobuf:"bytes,3,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	Spec          *IPReservationSpec     `protobuf:"bytes,4,opt,name=spec,proto3" json:"spec,omitempty"`
+	Status        *NoStatus              `protobuf:"bytes,5,opt,name=status,proto3" json:"status,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *IPReservation) Reset() {
 	*x = IPReservation{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[7]
+	mi := &file_clearway_v1_resources_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -680,7 +719,7 @@ func (x *IPReservation) String() string {
 func (*IPReservation) ProtoMessage() {}
 
 func (x *IPReservation) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[7]
+	mi := &file_clearway_v1_resources_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -693,7 +732,7 @@ func (x *IPReservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IPReservation.ProtoReflect.Descriptor instead.
 func (*IPReservation) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{7}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *IPReservation) GetApiVersion() string {
@@ -724,6 +763,13 @@ func (x *IPReservation) GetSpec() *IPReservationSpec {
 	return nil
 }
 
+func (x *IPReservation) GetStatus() *NoStatus {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
 type IPReservationSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Prefixes, single addresses, or ranges ("192.0.2.10-192.0.2.20").
@@ -736,7 +782,7 @@ type IPReservationSpec struct {
 
 func (x *IPReservationSpec) Reset() {
 	*x = IPReservationSpec{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[8]
+	mi := &file_clearway_v1_resources_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -748,7 +794,7 @@ func (x *IPReservationSpec) String() string {
 func (*IPReservationSpec) ProtoMessage() {}
 
 func (x *IPReservationSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[8]
+	mi := &file_clearway_v1_resources_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -761,7 +807,7 @@ func (x *IPReservationSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IPReservationSpec.ProtoReflect.Descriptor instead.
 func (*IPReservationSpec) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{8}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *IPReservationSpec) GetCidrs() []string {
@@ -785,13 +831,14 @@ type IPAMConfiguration struct {
 	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
 	Metadata      *ObjectMeta            `protobuf:"bytes,3,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	Spec          *IPAMConfigurationSpec `protobuf:"bytes,4,opt,name=spec,proto3" json:"spec,omitempty"`
+	Status        *NoStatus              `protobuf:"bytes,5,opt,name=status,proto3" json:"status,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *IPAMConfiguration) Reset() {
 	*x = IPAMConfiguration{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[9]
+	mi := &file_clearway_v1_resources_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -803,7 +850,7 @@ func (x *IPAMConfiguration) String() string {
 func (*IPAMConfiguration) ProtoMessage() {}
 
 func (x *IPAMConfiguration) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[9]
+	mi := &file_clearway_v1_resources_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -816,7 +863,7 @@ func (x *IPAMConfiguration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IPAMConfiguration.ProtoReflect.Descriptor instead.
 func (*IPAMConfiguration) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{9}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *IPAMConfiguration) GetApiVersion() string {
@@ -847,6 +894,13 @@ func (x *IPAMConfiguration) GetSpec() *IPAMConfigurationSpec {
 	return nil
 }
 
+func (x *IPAMConfiguration) GetStatus() *NoStatus {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
 type IPAMConfigurationSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How long a freed address or block rests. Default 130s: conntrack's SYN_SENT outlives 120 s. 0s to 24h.
@@ -862,7 +916,7 @@ type IPAMConfigurationSpec struct {
 
 func (x *IPAMConfigurationSpec) Reset() {
 	*x = IPAMConfigurationSpec{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[10]
+	mi := &file_clearway_v1_resources_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -874,7 +928,7 @@ func (x *IPAMConfigurationSpec) String() string {
 func (*IPAMConfigurationSpec) ProtoMessage() {}
 
 func (x *IPAMConfigurationSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[10]
+	mi := &file_clearway_v1_resources_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -887,7 +941,7 @@ func (x *IPAMConfigurationSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IPAMConfigurationSpec.ProtoReflect.Descriptor instead.
 func (*IPAMConfigurationSpec) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{10}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *IPAMConfigurationSpec) GetCooldown() string {
@@ -918,13 +972,14 @@ type BGPConfiguration struct {
 	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
 	Metadata      *ObjectMeta            `protobuf:"bytes,3,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	Spec          *BGPConfigurationSpec  `protobuf:"bytes,4,opt,name=spec,proto3" json:"spec,omitempty"`
+	Status        *NoStatus              `protobuf:"bytes,5,opt,name=status,proto3" json:"status,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BGPConfiguration) Reset() {
 	*x = BGPConfiguration{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[11]
+	mi := &file_clearway_v1_resources_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -936,7 +991,7 @@ func (x *BGPConfiguration) String() string {
 func (*BGPConfiguration) ProtoMessage() {}
 
 func (x *BGPConfiguration) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[11]
+	mi := &file_clearway_v1_resources_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -949,7 +1004,7 @@ func (x *BGPConfiguration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BGPConfiguration.ProtoReflect.Descriptor instead.
 func (*BGPConfiguration) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{11}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *BGPConfiguration) GetApiVersion() string {
@@ -980,6 +1035,13 @@ func (x *BGPConfiguration) GetSpec() *BGPConfigurationSpec {
 	return nil
 }
 
+func (x *BGPConfiguration) GetStatus() *NoStatus {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
 type BGPConfigurationSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The nodes' autonomous system number (RFC 6793), 1 to 4294967295. Default 64512. Written asNumber.
@@ -1000,7 +1062,7 @@ type BGPConfigurationSpec struct {
 
 func (x *BGPConfigurationSpec) Reset() {
 	*x = BGPConfigurationSpec{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[12]
+	mi := &file_clearway_v1_resources_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1012,7 +1074,7 @@ func (x *BGPConfigurationSpec) String() string {
 func (*BGPConfigurationSpec) ProtoMessage() {}
 
 func (x *BGPConfigurationSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[12]
+	mi := &file_clearway_v1_resources_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1025,7 +1087,7 @@ func (x *BGPConfigurationSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BGPConfigurationSpec.ProtoReflect.Descriptor instead.
 func (*BGPConfigurationSpec) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{12}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *BGPConfigurationSpec) GetAsNumber() uint32 {
@@ -1091,7 +1153,7 @@ type GracefulRestart struct {
 
 func (x *GracefulRestart) Reset() {
 	*x = GracefulRestart{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[13]
+	mi := &file_clearway_v1_resources_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1103,7 +1165,7 @@ func (x *GracefulRestart) String() string {
 func (*GracefulRestart) ProtoMessage() {}
 
 func (x *GracefulRestart) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[13]
+	mi := &file_clearway_v1_resources_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1116,7 +1178,7 @@ func (x *GracefulRestart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GracefulRestart.ProtoReflect.Descriptor instead.
 func (*GracefulRestart) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{13}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GracefulRestart) GetDisabled() bool {
@@ -1154,7 +1216,7 @@ type BGPPeer struct {
 
 func (x *BGPPeer) Reset() {
 	*x = BGPPeer{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[14]
+	mi := &file_clearway_v1_resources_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1166,7 +1228,7 @@ func (x *BGPPeer) String() string {
 func (*BGPPeer) ProtoMessage() {}
 
 func (x *BGPPeer) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[14]
+	mi := &file_clearway_v1_resources_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1179,7 +1241,7 @@ func (x *BGPPeer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BGPPeer.ProtoReflect.Descriptor instead.
 func (*BGPPeer) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{14}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *BGPPeer) GetApiVersion() string {
@@ -1259,7 +1321,7 @@ type BGPPeerSpec struct {
 
 func (x *BGPPeerSpec) Reset() {
 	*x = BGPPeerSpec{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[15]
+	mi := &file_clearway_v1_resources_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1271,7 +1333,7 @@ func (x *BGPPeerSpec) String() string {
 func (*BGPPeerSpec) ProtoMessage() {}
 
 func (x *BGPPeerSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[15]
+	mi := &file_clearway_v1_resources_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1284,7 +1346,7 @@ func (x *BGPPeerSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BGPPeerSpec.ProtoReflect.Descriptor instead.
 func (*BGPPeerSpec) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{15}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *BGPPeerSpec) GetNodeSelector() *LabelSelector {
@@ -1431,7 +1493,7 @@ type BGPPeerStatus struct {
 
 func (x *BGPPeerStatus) Reset() {
 	*x = BGPPeerStatus{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[16]
+	mi := &file_clearway_v1_resources_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1443,7 +1505,7 @@ func (x *BGPPeerStatus) String() string {
 func (*BGPPeerStatus) ProtoMessage() {}
 
 func (x *BGPPeerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[16]
+	mi := &file_clearway_v1_resources_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1456,7 +1518,7 @@ func (x *BGPPeerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BGPPeerStatus.ProtoReflect.Descriptor instead.
 func (*BGPPeerStatus) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{16}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *BGPPeerStatus) GetWanted() int32 {
@@ -1480,13 +1542,14 @@ type BGPFilter struct {
 	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
 	Metadata      *ObjectMeta            `protobuf:"bytes,3,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	Spec          *BGPFilterSpec         `protobuf:"bytes,4,opt,name=spec,proto3" json:"spec,omitempty"`
+	Status        *NoStatus              `protobuf:"bytes,5,opt,name=status,proto3" json:"status,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BGPFilter) Reset() {
 	*x = BGPFilter{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[17]
+	mi := &file_clearway_v1_resources_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1498,7 +1561,7 @@ func (x *BGPFilter) String() string {
 func (*BGPFilter) ProtoMessage() {}
 
 func (x *BGPFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[17]
+	mi := &file_clearway_v1_resources_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1511,7 +1574,7 @@ func (x *BGPFilter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BGPFilter.ProtoReflect.Descriptor instead.
 func (*BGPFilter) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{17}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *BGPFilter) GetApiVersion() string {
@@ -1542,6 +1605,13 @@ func (x *BGPFilter) GetSpec() *BGPFilterSpec {
 	return nil
 }
 
+func (x *BGPFilter) GetStatus() *NoStatus {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
 type BGPFilterSpec struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Rules         []*BGPFilterRule       `protobuf:"bytes,1,rep,name=rules,proto3" json:"rules,omitempty"`
@@ -1551,7 +1621,7 @@ type BGPFilterSpec struct {
 
 func (x *BGPFilterSpec) Reset() {
 	*x = BGPFilterSpec{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[18]
+	mi := &file_clearway_v1_resources_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1563,7 +1633,7 @@ func (x *BGPFilterSpec) String() string {
 func (*BGPFilterSpec) ProtoMessage() {}
 
 func (x *BGPFilterSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[18]
+	mi := &file_clearway_v1_resources_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1576,7 +1646,7 @@ func (x *BGPFilterSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BGPFilterSpec.ProtoReflect.Descriptor instead.
 func (*BGPFilterSpec) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{18}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *BGPFilterSpec) GetRules() []*BGPFilterRule {
@@ -1598,7 +1668,7 @@ type BGPFilterRule struct {
 
 func (x *BGPFilterRule) Reset() {
 	*x = BGPFilterRule{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[19]
+	mi := &file_clearway_v1_resources_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1610,7 +1680,7 @@ func (x *BGPFilterRule) String() string {
 func (*BGPFilterRule) ProtoMessage() {}
 
 func (x *BGPFilterRule) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[19]
+	mi := &file_clearway_v1_resources_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1623,7 +1693,7 @@ func (x *BGPFilterRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BGPFilterRule.ProtoReflect.Descriptor instead.
 func (*BGPFilterRule) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{19}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *BGPFilterRule) GetPrefixes() []*PrefixMatch {
@@ -1652,7 +1722,7 @@ type PrefixMatch struct {
 
 func (x *PrefixMatch) Reset() {
 	*x = PrefixMatch{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[20]
+	mi := &file_clearway_v1_resources_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1664,7 +1734,7 @@ func (x *PrefixMatch) String() string {
 func (*PrefixMatch) ProtoMessage() {}
 
 func (x *PrefixMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[20]
+	mi := &file_clearway_v1_resources_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1677,7 +1747,7 @@ func (x *PrefixMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrefixMatch.ProtoReflect.Descriptor instead.
 func (*PrefixMatch) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{20}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PrefixMatch) GetCidr() string {
@@ -1715,7 +1785,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[21]
+	mi := &file_clearway_v1_resources_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1727,7 +1797,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[21]
+	mi := &file_clearway_v1_resources_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1740,7 +1810,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{21}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Node) GetApiVersion() string {
@@ -1794,7 +1864,7 @@ type NodeSpec struct {
 
 func (x *NodeSpec) Reset() {
 	*x = NodeSpec{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[22]
+	mi := &file_clearway_v1_resources_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1806,7 +1876,7 @@ func (x *NodeSpec) String() string {
 func (*NodeSpec) ProtoMessage() {}
 
 func (x *NodeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[22]
+	mi := &file_clearway_v1_resources_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1819,7 +1889,7 @@ func (x *NodeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeSpec.ProtoReflect.Descriptor instead.
 func (*NodeSpec) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{22}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *NodeSpec) GetAsNumber() uint32 {
@@ -1874,7 +1944,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[23]
+	mi := &file_clearway_v1_resources_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1886,7 +1956,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[23]
+	mi := &file_clearway_v1_resources_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1899,7 +1969,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{23}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *NodeStatus) GetPhase() string {
@@ -2050,7 +2120,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[24]
+	mi := &file_clearway_v1_resources_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2062,7 +2132,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[24]
+	mi := &file_clearway_v1_resources_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2075,7 +2145,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{24}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Block) GetApiVersion() string {
@@ -2134,7 +2204,7 @@ type BlockSpec struct {
 
 func (x *BlockSpec) Reset() {
 	*x = BlockSpec{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[25]
+	mi := &file_clearway_v1_resources_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2146,7 +2216,7 @@ func (x *BlockSpec) String() string {
 func (*BlockSpec) ProtoMessage() {}
 
 func (x *BlockSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[25]
+	mi := &file_clearway_v1_resources_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2159,7 +2229,7 @@ func (x *BlockSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockSpec.ProtoReflect.Descriptor instead.
 func (*BlockSpec) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{25}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *BlockSpec) GetCidr() string {
@@ -2238,7 +2308,7 @@ type BlockStatus struct {
 
 func (x *BlockStatus) Reset() {
 	*x = BlockStatus{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[26]
+	mi := &file_clearway_v1_resources_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2250,7 +2320,7 @@ func (x *BlockStatus) String() string {
 func (*BlockStatus) ProtoMessage() {}
 
 func (x *BlockStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[26]
+	mi := &file_clearway_v1_resources_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2263,7 +2333,7 @@ func (x *BlockStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatus.ProtoReflect.Descriptor instead.
 func (*BlockStatus) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{26}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *BlockStatus) GetAddresses() int64 {
@@ -2301,13 +2371,14 @@ type Assignment struct {
 	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
 	Metadata      *ObjectMeta            `protobuf:"bytes,3,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	Spec          *AssignmentSpec        `protobuf:"bytes,4,opt,name=spec,proto3" json:"spec,omitempty"`
+	Status        *NoStatus              `protobuf:"bytes,5,opt,name=status,proto3" json:"status,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[27]
+	mi := &file_clearway_v1_resources_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2319,7 +2390,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[27]
+	mi := &file_clearway_v1_resources_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2332,7 +2403,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{27}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Assignment) GetApiVersion() string {
@@ -2363,6 +2434,13 @@ func (x *Assignment) GetSpec() *AssignmentSpec {
 	return nil
 }
 
+func (x *Assignment) GetStatus() *NoStatus {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
 type AssignmentSpec struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	Address      string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
@@ -2380,7 +2458,7 @@ type AssignmentSpec struct {
 
 func (x *AssignmentSpec) Reset() {
 	*x = AssignmentSpec{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[28]
+	mi := &file_clearway_v1_resources_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2392,7 +2470,7 @@ func (x *AssignmentSpec) String() string {
 func (*AssignmentSpec) ProtoMessage() {}
 
 func (x *AssignmentSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[28]
+	mi := &file_clearway_v1_resources_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2405,7 +2483,7 @@ func (x *AssignmentSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignmentSpec.ProtoReflect.Descriptor instead.
 func (*AssignmentSpec) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{28}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AssignmentSpec) GetAddress() string {
@@ -2476,7 +2554,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[29]
+	mi := &file_clearway_v1_resources_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2488,7 +2566,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[29]
+	mi := &file_clearway_v1_resources_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2501,7 +2579,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{29}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Attachment) GetNetwork() string {
@@ -2536,7 +2614,7 @@ type Pod struct {
 
 func (x *Pod) Reset() {
 	*x = Pod{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[30]
+	mi := &file_clearway_v1_resources_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2548,7 +2626,7 @@ func (x *Pod) String() string {
 func (*Pod) ProtoMessage() {}
 
 func (x *Pod) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[30]
+	mi := &file_clearway_v1_resources_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2561,7 +2639,7 @@ func (x *Pod) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pod.ProtoReflect.Descriptor instead.
 func (*Pod) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{30}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Pod) GetNamespace() string {
@@ -2599,7 +2677,7 @@ type BGPSession struct {
 
 func (x *BGPSession) Reset() {
 	*x = BGPSession{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[31]
+	mi := &file_clearway_v1_resources_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2611,7 +2689,7 @@ func (x *BGPSession) String() string {
 func (*BGPSession) ProtoMessage() {}
 
 func (x *BGPSession) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[31]
+	mi := &file_clearway_v1_resources_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2624,7 +2702,7 @@ func (x *BGPSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BGPSession.ProtoReflect.Descriptor instead.
 func (*BGPSession) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{31}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *BGPSession) GetApiVersion() string {
@@ -2676,7 +2754,7 @@ type BGPSessionSpec struct {
 
 func (x *BGPSessionSpec) Reset() {
 	*x = BGPSessionSpec{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[32]
+	mi := &file_clearway_v1_resources_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2688,7 +2766,7 @@ func (x *BGPSessionSpec) String() string {
 func (*BGPSessionSpec) ProtoMessage() {}
 
 func (x *BGPSessionSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[32]
+	mi := &file_clearway_v1_resources_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2701,7 +2779,7 @@ func (x *BGPSessionSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BGPSessionSpec.ProtoReflect.Descriptor instead.
 func (*BGPSessionSpec) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{32}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *BGPSessionSpec) GetNode() string {
@@ -2759,7 +2837,7 @@ type BGPSessionStatus struct {
 
 func (x *BGPSessionStatus) Reset() {
 	*x = BGPSessionStatus{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[33]
+	mi := &file_clearway_v1_resources_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2771,7 +2849,7 @@ func (x *BGPSessionStatus) String() string {
 func (*BGPSessionStatus) ProtoMessage() {}
 
 func (x *BGPSessionStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[33]
+	mi := &file_clearway_v1_resources_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2784,7 +2862,7 @@ func (x *BGPSessionStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BGPSessionStatus.ProtoReflect.Descriptor instead.
 func (*BGPSessionStatus) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{33}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *BGPSessionStatus) GetState() string {
@@ -2864,7 +2942,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[34]
+	mi := &file_clearway_v1_resources_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2876,7 +2954,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[34]
+	mi := &file_clearway_v1_resources_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2889,7 +2967,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{34}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Route) GetApiVersion() string {
@@ -2939,7 +3017,7 @@ type RouteSpec struct {
 
 func (x *RouteSpec) Reset() {
 	*x = RouteSpec{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[35]
+	mi := &file_clearway_v1_resources_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2951,7 +3029,7 @@ func (x *RouteSpec) String() string {
 func (*RouteSpec) ProtoMessage() {}
 
 func (x *RouteSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[35]
+	mi := &file_clearway_v1_resources_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2964,7 +3042,7 @@ func (x *RouteSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteSpec.ProtoReflect.Descriptor instead.
 func (*RouteSpec) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{35}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RouteSpec) GetNode() string {
@@ -3002,7 +3080,7 @@ type RouteStatus struct {
 
 func (x *RouteStatus) Reset() {
 	*x = RouteStatus{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[36]
+	mi := &file_clearway_v1_resources_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3014,7 +3092,7 @@ func (x *RouteStatus) String() string {
 func (*RouteStatus) ProtoMessage() {}
 
 func (x *RouteStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[36]
+	mi := &file_clearway_v1_resources_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3027,7 +3105,7 @@ func (x *RouteStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteStatus.ProtoReflect.Descriptor instead.
 func (*RouteStatus) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{36}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RouteStatus) GetPaths() []*RoutePath {
@@ -3077,7 +3155,7 @@ type RoutePath struct {
 
 func (x *RoutePath) Reset() {
 	*x = RoutePath{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[37]
+	mi := &file_clearway_v1_resources_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3089,7 +3167,7 @@ func (x *RoutePath) String() string {
 func (*RoutePath) ProtoMessage() {}
 
 func (x *RoutePath) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[37]
+	mi := &file_clearway_v1_resources_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3102,7 +3180,7 @@ func (x *RoutePath) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoutePath.ProtoReflect.Descriptor instead.
 func (*RoutePath) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{37}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RoutePath) GetPeerAddress() string {
@@ -3182,13 +3260,14 @@ type Event struct {
 	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
 	Metadata      *ObjectMeta            `protobuf:"bytes,3,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	Spec          *EventSpec             `protobuf:"bytes,4,opt,name=spec,proto3" json:"spec,omitempty"`
+	Status        *NoStatus              `protobuf:"bytes,5,opt,name=status,proto3" json:"status,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[38]
+	mi := &file_clearway_v1_resources_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3200,7 +3279,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[38]
+	mi := &file_clearway_v1_resources_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3213,7 +3292,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{38}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Event) GetApiVersion() string {
@@ -3244,6 +3323,13 @@ func (x *Event) GetSpec() *EventSpec {
 	return nil
 }
 
+func (x *Event) GetStatus() *NoStatus {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
 type EventSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Time  *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
@@ -3261,7 +3347,7 @@ type EventSpec struct {
 
 func (x *EventSpec) Reset() {
 	*x = EventSpec{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[39]
+	mi := &file_clearway_v1_resources_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3273,7 +3359,7 @@ func (x *EventSpec) String() string {
 func (*EventSpec) ProtoMessage() {}
 
 func (x *EventSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[39]
+	mi := &file_clearway_v1_resources_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3286,7 +3372,7 @@ func (x *EventSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventSpec.ProtoReflect.Descriptor instead.
 func (*EventSpec) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{39}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *EventSpec) GetTime() *timestamppb.Timestamp {
@@ -3355,7 +3441,7 @@ type Resource struct {
 
 func (x *Resource) Reset() {
 	*x = Resource{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[40]
+	mi := &file_clearway_v1_resources_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3367,7 +3453,7 @@ func (x *Resource) String() string {
 func (*Resource) ProtoMessage() {}
 
 func (x *Resource) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[40]
+	mi := &file_clearway_v1_resources_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3380,7 +3466,7 @@ func (x *Resource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resource.ProtoReflect.Descriptor instead.
 func (*Resource) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{40}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Resource) GetResource() isResource_Resource {
@@ -3612,7 +3698,9 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x04 \x01(\tR\amessage\x12L\n" +
 	"\x14last_transition_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x12lastTransitionTime\x12/\n" +
-	"\x13observed_generation\x18\x06 \x01(\x03R\x12observedGeneration\"\xd2\x01\n" +
+	"\x13observed_generation\x18\x06 \x01(\x03R\x12observedGeneration\"\n" +
+	"\n" +
+	"\bNoStatus\"\xd2\x01\n" +
 	"\x06IPPool\x12\x1f\n" +
 	"\vapi_version\x18\x01 \x01(\tR\n" +
 	"apiVersion\x12\x12\n" +
@@ -3640,34 +3728,37 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	"\bassigned\x18\x05 \x01(\x03R\bassigned\x126\n" +
 	"\n" +
 	"conditions\x18\x06 \x03(\v2\x16.clearway.v1.ConditionR\n" +
-	"conditions\"\xad\x01\n" +
+	"conditions\"\xdc\x01\n" +
 	"\rIPReservation\x12\x1f\n" +
 	"\vapi_version\x18\x01 \x01(\tR\n" +
 	"apiVersion\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x123\n" +
 	"\bmetadata\x18\x03 \x01(\v2\x17.clearway.v1.ObjectMetaR\bmetadata\x122\n" +
-	"\x04spec\x18\x04 \x01(\v2\x1e.clearway.v1.IPReservationSpecR\x04spec\"A\n" +
+	"\x04spec\x18\x04 \x01(\v2\x1e.clearway.v1.IPReservationSpecR\x04spec\x12-\n" +
+	"\x06status\x18\x05 \x01(\v2\x15.clearway.v1.NoStatusR\x06status\"A\n" +
 	"\x11IPReservationSpec\x12\x14\n" +
 	"\x05cidrs\x18\x01 \x03(\tR\x05cidrs\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xb5\x01\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xe4\x01\n" +
 	"\x11IPAMConfiguration\x12\x1f\n" +
 	"\vapi_version\x18\x01 \x01(\tR\n" +
 	"apiVersion\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x123\n" +
 	"\bmetadata\x18\x03 \x01(\v2\x17.clearway.v1.ObjectMetaR\bmetadata\x126\n" +
-	"\x04spec\x18\x04 \x01(\v2\".clearway.v1.IPAMConfigurationSpecR\x04spec\"\x8b\x01\n" +
+	"\x04spec\x18\x04 \x01(\v2\".clearway.v1.IPAMConfigurationSpecR\x04spec\x12-\n" +
+	"\x06status\x18\x05 \x01(\v2\x15.clearway.v1.NoStatusR\x06status\"\x8b\x01\n" +
 	"\x15IPAMConfigurationSpec\x12\x1a\n" +
 	"\bcooldown\x18\x01 \x01(\tR\bcooldown\x12 \n" +
 	"\tlow_water\x18\x02 \x01(\x05H\x00R\blowWater\x88\x01\x01\x12&\n" +
 	"\x0fblock_idle_time\x18\x03 \x01(\tR\rblockIdleTimeB\f\n" +
 	"\n" +
-	"_low_water\"\xb3\x01\n" +
+	"_low_water\"\xe2\x01\n" +
 	"\x10BGPConfiguration\x12\x1f\n" +
 	"\vapi_version\x18\x01 \x01(\tR\n" +
 	"apiVersion\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x123\n" +
 	"\bmetadata\x18\x03 \x01(\v2\x17.clearway.v1.ObjectMetaR\bmetadata\x125\n" +
-	"\x04spec\x18\x04 \x01(\v2!.clearway.v1.BGPConfigurationSpecR\x04spec\"\x9e\x02\n" +
+	"\x04spec\x18\x04 \x01(\v2!.clearway.v1.BGPConfigurationSpecR\x04spec\x12-\n" +
+	"\x06status\x18\x05 \x01(\v2\x15.clearway.v1.NoStatusR\x06status\"\x9e\x02\n" +
 	"\x14BGPConfigurationSpec\x12\x1b\n" +
 	"\tas_number\x18\x01 \x01(\rR\basNumber\x12\x1b\n" +
 	"\tnode_mesh\x18\x02 \x01(\tR\bnodeMesh\x12\x1f\n" +
@@ -3715,13 +3806,14 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	"\r_allow_own_as\"I\n" +
 	"\rBGPPeerStatus\x12\x16\n" +
 	"\x06wanted\x18\x01 \x01(\x05R\x06wanted\x12 \n" +
-	"\vestablished\x18\x02 \x01(\x05R\vestablished\"\xa5\x01\n" +
+	"\vestablished\x18\x02 \x01(\x05R\vestablished\"\xd4\x01\n" +
 	"\tBGPFilter\x12\x1f\n" +
 	"\vapi_version\x18\x01 \x01(\tR\n" +
 	"apiVersion\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x123\n" +
 	"\bmetadata\x18\x03 \x01(\v2\x17.clearway.v1.ObjectMetaR\bmetadata\x12.\n" +
-	"\x04spec\x18\x04 \x01(\v2\x1a.clearway.v1.BGPFilterSpecR\x04spec\"A\n" +
+	"\x04spec\x18\x04 \x01(\v2\x1a.clearway.v1.BGPFilterSpecR\x04spec\x12-\n" +
+	"\x06status\x18\x05 \x01(\v2\x15.clearway.v1.NoStatusR\x06status\"A\n" +
 	"\rBGPFilterSpec\x120\n" +
 	"\x05rules\x18\x01 \x03(\v2\x1a.clearway.v1.BGPFilterRuleR\x05rules\"]\n" +
 	"\rBGPFilterRule\x124\n" +
@@ -3800,14 +3892,15 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	"\taddresses\x18\x01 \x01(\x03R\taddresses\x12\x1a\n" +
 	"\bassigned\x18\x02 \x01(\x03R\bassigned\x12\x18\n" +
 	"\acooling\x18\x03 \x01(\x03R\acooling\x12\x16\n" +
-	"\x06sealed\x18\x04 \x01(\bR\x06sealed\"\xa7\x01\n" +
+	"\x06sealed\x18\x04 \x01(\bR\x06sealed\"\xd6\x01\n" +
 	"\n" +
 	"Assignment\x12\x1f\n" +
 	"\vapi_version\x18\x01 \x01(\tR\n" +
 	"apiVersion\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x123\n" +
 	"\bmetadata\x18\x03 \x01(\v2\x17.clearway.v1.ObjectMetaR\bmetadata\x12/\n" +
-	"\x04spec\x18\x04 \x01(\v2\x1b.clearway.v1.AssignmentSpecR\x04spec\"\xad\x02\n" +
+	"\x04spec\x18\x04 \x01(\v2\x1b.clearway.v1.AssignmentSpecR\x04spec\x12-\n" +
+	"\x06status\x18\x05 \x01(\v2\x15.clearway.v1.NoStatusR\x06status\"\xad\x02\n" +
 	"\x0eAssignmentSpec\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x14\n" +
 	"\x05block\x18\x02 \x01(\tR\x05block\x12\x12\n" +
@@ -3882,13 +3975,14 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	"\averdict\x18\b \x01(\tR\averdict\x12\x16\n" +
 	"\x06reason\x18\t \x01(\tR\x06reason\x12\x14\n" +
 	"\x05stale\x18\n" +
-	" \x01(\bR\x05stale\"\x9d\x01\n" +
+	" \x01(\bR\x05stale\"\xcc\x01\n" +
 	"\x05Event\x12\x1f\n" +
 	"\vapi_version\x18\x01 \x01(\tR\n" +
 	"apiVersion\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x123\n" +
 	"\bmetadata\x18\x03 \x01(\v2\x17.clearway.v1.ObjectMetaR\bmetadata\x12*\n" +
-	"\x04spec\x18\x04 \x01(\v2\x16.clearway.v1.EventSpecR\x04spec\"\xb3\x01\n" +
+	"\x04spec\x18\x04 \x01(\v2\x16.clearway.v1.EventSpecR\x04spec\x12-\n" +
+	"\x06status\x18\x05 \x01(\v2\x15.clearway.v1.NoStatusR\x06status\"\xb3\x01\n" +
 	"\tEventSpec\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x16\n" +
@@ -3937,132 +4031,139 @@ func file_clearway_v1_resources_proto_rawDescGZIP() []byte {
 }
 
 var file_clearway_v1_resources_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_clearway_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_clearway_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_clearway_v1_resources_proto_goTypes = []any{
 	(BlockState)(0),                  // 0: clearway.v1.BlockState
 	(*ObjectMeta)(nil),               // 1: clearway.v1.ObjectMeta
 	(*LabelSelector)(nil),            // 2: clearway.v1.LabelSelector
 	(*LabelSelectorRequirement)(nil), // 3: clearway.v1.LabelSelectorRequirement
 	(*Condition)(nil),                // 4: clearway.v1.Condition
-	(*IPPool)(nil),                   // 5: clearway.v1.IPPool
-	(*IPPoolSpec)(nil),               // 6: clearway.v1.IPPoolSpec
-	(*IPPoolStatus)(nil),             // 7: clearway.v1.IPPoolStatus
-	(*IPReservation)(nil),            // 8: clearway.v1.IPReservation
-	(*IPReservationSpec)(nil),        // 9: clearway.v1.IPReservationSpec
-	(*IPAMConfiguration)(nil),        // 10: clearway.v1.IPAMConfiguration
-	(*IPAMConfigurationSpec)(nil),    // 11: clearway.v1.IPAMConfigurationSpec
-	(*BGPConfiguration)(nil),         // 12: clearway.v1.BGPConfiguration
-	(*BGPConfigurationSpec)(nil),     // 13: clearway.v1.BGPConfigurationSpec
-	(*GracefulRestart)(nil),          // 14: clearway.v1.GracefulRestart
-	(*BGPPeer)(nil),                  // 15: clearway.v1.BGPPeer
-	(*BGPPeerSpec)(nil),              // 16: clearway.v1.BGPPeerSpec
-	(*BGPPeerStatus)(nil),            // 17: clearway.v1.BGPPeerStatus
-	(*BGPFilter)(nil),                // 18: clearway.v1.BGPFilter
-	(*BGPFilterSpec)(nil),            // 19: clearway.v1.BGPFilterSpec
-	(*BGPFilterRule)(nil),            // 20: clearway.v1.BGPFilterRule
-	(*PrefixMatch)(nil),              // 21: clearway.v1.PrefixMatch
-	(*Node)(nil),                     // 22: clearway.v1.Node
-	(*NodeSpec)(nil),                 // 23: clearway.v1.NodeSpec
-	(*NodeStatus)(nil),               // 24: clearway.v1.NodeStatus
-	(*Block)(nil),                    // 25: clearway.v1.Block
-	(*BlockSpec)(nil),                // 26: clearway.v1.BlockSpec
-	(*BlockStatus)(nil),              // 27: clearway.v1.BlockStatus
-	(*Assignment)(nil),               // 28: clearway.v1.Assignment
-	(*AssignmentSpec)(nil),           // 29: clearway.v1.AssignmentSpec
-	(*Attachment)(nil),               // 30: clearway.v1.Attachment
-	(*Pod)(nil),                      // 31: clearway.v1.Pod
-	(*BGPSession)(nil),               // 32: clearway.v1.BGPSession
-	(*BGPSessionSpec)(nil),           // 33: clearway.v1.BGPSessionSpec
-	(*BGPSessionStatus)(nil),         // 34: clearway.v1.BGPSessionStatus
-	(*Route)(nil),                    // 35: clearway.v1.Route
-	(*RouteSpec)(nil),                // 36: clearway.v1.RouteSpec
-	(*RouteStatus)(nil),              // 37: clearway.v1.RouteStatus
-	(*RoutePath)(nil),                // 38: clearway.v1.RoutePath
-	(*Event)(nil),                    // 39: clearway.v1.Event
-	(*EventSpec)(nil),                // 40: clearway.v1.EventSpec
-	(*Resource)(nil),                 // 41: clearway.v1.Resource
-	nil,                              // 42: clearway.v1.ObjectMeta.LabelsEntry
-	nil,                              // 43: clearway.v1.ObjectMeta.AnnotationsEntry
-	nil,                              // 44: clearway.v1.LabelSelector.MatchLabelsEntry
-	nil,                              // 45: clearway.v1.NodeSpec.LabelsEntry
-	nil,                              // 46: clearway.v1.NodeStatus.LabelsEntry
-	(*timestamppb.Timestamp)(nil),    // 47: google.protobuf.Timestamp
+	(*NoStatus)(nil),                 // 5: clearway.v1.NoStatus
+	(*IPPool)(nil),                   // 6: clearway.v1.IPPool
+	(*IPPoolSpec)(nil),               // 7: clearway.v1.IPPoolSpec
+	(*IPPoolStatus)(nil),             // 8: clearway.v1.IPPoolStatus
+	(*IPReservation)(nil),            // 9: clearway.v1.IPReservation
+	(*IPReservationSpec)(nil),        // 10: clearway.v1.IPReservationSpec
+	(*IPAMConfiguration)(nil),        // 11: clearway.v1.IPAMConfiguration
+	(*IPAMConfigurationSpec)(nil),    // 12: clearway.v1.IPAMConfigurationSpec
+	(*BGPConfiguration)(nil),         // 13: clearway.v1.BGPConfiguration
+	(*BGPConfigurationSpec)(nil),     // 14: clearway.v1.BGPConfigurationSpec
+	(*GracefulRestart)(nil),          // 15: clearway.v1.GracefulRestart
+	(*BGPPeer)(nil),                  // 16: clearway.v1.BGPPeer
+	(*BGPPeerSpec)(nil),              // 17: clearway.v1.BGPPeerSpec
+	(*BGPPeerStatus)(nil),            // 18: clearway.v1.BGPPeerStatus
+	(*BGPFilter)(nil),                // 19: clearway.v1.BGPFilter
+	(*BGPFilterSpec)(nil),            // 20: clearway.v1.BGPFilterSpec
+	(*BGPFilterRule)(nil),            // 21: clearway.v1.BGPFilterRule
+	(*PrefixMatch)(nil),              // 22: clearway.v1.PrefixMatch
+	(*Node)(nil),                     // 23: clearway.v1.Node
+	(*NodeSpec)(nil),                 // 24: clearway.v1.NodeSpec
+	(*NodeStatus)(nil),               // 25: clearway.v1.NodeStatus
+	(*Block)(nil),                    // 26: clearway.v1.Block
+	(*BlockSpec)(nil),                // 27: clearway.v1.BlockSpec
+	(*BlockStatus)(nil),              // 28: clearway.v1.BlockStatus
+	(*Assignment)(nil),               // 29: clearway.v1.Assignment
+	(*AssignmentSpec)(nil),           // 30: clearway.v1.AssignmentSpec
+	(*Attachment)(nil),               // 31: clearway.v1.Attachment
+	(*Pod)(nil),                      // 32: clearway.v1.Pod
+	(*BGPSession)(nil),               // 33: clearway.v1.BGPSession
+	(*BGPSessionSpec)(nil),           // 34: clearway.v1.BGPSessionSpec
+	(*BGPSessionStatus)(nil),         // 35: clearway.v1.BGPSessionStatus
+	(*Route)(nil),                    // 36: clearway.v1.Route
+	(*RouteSpec)(nil),                // 37: clearway.v1.RouteSpec
+	(*RouteStatus)(nil),              // 38: clearway.v1.RouteStatus
+	(*RoutePath)(nil),                // 39: clearway.v1.RoutePath
+	(*Event)(nil),                    // 40: clearway.v1.Event
+	(*EventSpec)(nil),                // 41: clearway.v1.EventSpec
+	(*Resource)(nil),                 // 42: clearway.v1.Resource
+	nil,                              // 43: clearway.v1.ObjectMeta.LabelsEntry
+	nil,                              // 44: clearway.v1.ObjectMeta.AnnotationsEntry
+	nil,                              // 45: clearway.v1.LabelSelector.MatchLabelsEntry
+	nil,                              // 46: clearway.v1.NodeSpec.LabelsEntry
+	nil,                              // 47: clearway.v1.NodeStatus.LabelsEntry
+	(*timestamppb.Timestamp)(nil),    // 48: google.protobuf.Timestamp
 }
 var file_clearway_v1_resources_proto_depIdxs = []int32{
-	47, // 0: clearway.v1.ObjectMeta.creation_timestamp:type_name -> google.protobuf.Timestamp
-	42, // 1: clearway.v1.ObjectMeta.labels:type_name -> clearway.v1.ObjectMeta.LabelsEntry
-	43, // 2: clearway.v1.ObjectMeta.annotations:type_name -> clearway.v1.ObjectMeta.AnnotationsEntry
-	44, // 3: clearway.v1.LabelSelector.match_labels:type_name -> clearway.v1.LabelSelector.MatchLabelsEntry
+	48, // 0: clearway.v1.ObjectMeta.creation_timestamp:type_name -> google.protobuf.Timestamp
+	43, // 1: clearway.v1.ObjectMeta.labels:type_name -> clearway.v1.ObjectMeta.LabelsEntry
+	44, // 2: clearway.v1.ObjectMeta.annotations:type_name -> clearway.v1.ObjectMeta.AnnotationsEntry
+	45, // 3: clearway.v1.LabelSelector.match_labels:type_name -> clearway.v1.LabelSelector.MatchLabelsEntry
 	3,  // 4: clearway.v1.LabelSelector.match_expressions:type_name -> clearway.v1.LabelSelectorRequirement
-	47, // 5: clearway.v1.Condition.last_transition_time:type_name -> google.protobuf.Timestamp
+	48, // 5: clearway.v1.Condition.last_transition_time:type_name -> google.protobuf.Timestamp
 	1,  // 6: clearway.v1.IPPool.metadata:type_name -> clearway.v1.ObjectMeta
-	6,  // 7: clearway.v1.IPPool.spec:type_name -> clearway.v1.IPPoolSpec
-	7,  // 8: clearway.v1.IPPool.status:type_name -> clearway.v1.IPPoolStatus
+	7,  // 7: clearway.v1.IPPool.spec:type_name -> clearway.v1.IPPoolSpec
+	8,  // 8: clearway.v1.IPPool.status:type_name -> clearway.v1.IPPoolStatus
 	2,  // 9: clearway.v1.IPPoolSpec.node_selector:type_name -> clearway.v1.LabelSelector
 	4,  // 10: clearway.v1.IPPoolStatus.conditions:type_name -> clearway.v1.Condition
 	1,  // 11: clearway.v1.IPReservation.metadata:type_name -> clearway.v1.ObjectMeta
-	9,  // 12: clearway.v1.IPReservation.spec:type_name -> clearway.v1.IPReservationSpec
-	1,  // 13: clearway.v1.IPAMConfiguration.metadata:type_name -> clearway.v1.ObjectMeta
-	11, // 14: clearway.v1.IPAMConfiguration.spec:type_name -> clearway.v1.IPAMConfigurationSpec
-	1,  // 15: clearway.v1.BGPConfiguration.metadata:type_name -> clearway.v1.ObjectMeta
-	13, // 16: clearway.v1.BGPConfiguration.spec:type_name -> clearway.v1.BGPConfigurationSpec
-	14, // 17: clearway.v1.BGPConfigurationSpec.graceful_restart:type_name -> clearway.v1.GracefulRestart
-	1,  // 18: clearway.v1.BGPPeer.metadata:type_name -> clearway.v1.ObjectMeta
-	16, // 19: clearway.v1.BGPPeer.spec:type_name -> clearway.v1.BGPPeerSpec
-	17, // 20: clearway.v1.BGPPeer.status:type_name -> clearway.v1.BGPPeerStatus
-	2,  // 21: clearway.v1.BGPPeerSpec.node_selector:type_name -> clearway.v1.LabelSelector
-	14, // 22: clearway.v1.BGPPeerSpec.graceful_restart:type_name -> clearway.v1.GracefulRestart
-	1,  // 23: clearway.v1.BGPFilter.metadata:type_name -> clearway.v1.ObjectMeta
-	19, // 24: clearway.v1.BGPFilter.spec:type_name -> clearway.v1.BGPFilterSpec
-	20, // 25: clearway.v1.BGPFilterSpec.rules:type_name -> clearway.v1.BGPFilterRule
-	21, // 26: clearway.v1.BGPFilterRule.prefixes:type_name -> clearway.v1.PrefixMatch
-	1,  // 27: clearway.v1.Node.metadata:type_name -> clearway.v1.ObjectMeta
-	23, // 28: clearway.v1.Node.spec:type_name -> clearway.v1.NodeSpec
-	24, // 29: clearway.v1.Node.status:type_name -> clearway.v1.NodeStatus
-	45, // 30: clearway.v1.NodeSpec.labels:type_name -> clearway.v1.NodeSpec.LabelsEntry
-	46, // 31: clearway.v1.NodeStatus.labels:type_name -> clearway.v1.NodeStatus.LabelsEntry
-	47, // 32: clearway.v1.NodeStatus.registered_time:type_name -> google.protobuf.Timestamp
-	47, // 33: clearway.v1.NodeStatus.last_seen_time:type_name -> google.protobuf.Timestamp
-	4,  // 34: clearway.v1.NodeStatus.conditions:type_name -> clearway.v1.Condition
-	1,  // 35: clearway.v1.Block.metadata:type_name -> clearway.v1.ObjectMeta
-	26, // 36: clearway.v1.Block.spec:type_name -> clearway.v1.BlockSpec
-	27, // 37: clearway.v1.Block.status:type_name -> clearway.v1.BlockStatus
-	0,  // 38: clearway.v1.BlockSpec.state:type_name -> clearway.v1.BlockState
-	47, // 39: clearway.v1.BlockSpec.claimed_time:type_name -> google.protobuf.Timestamp
-	47, // 40: clearway.v1.BlockSpec.free_time:type_name -> google.protobuf.Timestamp
-	1,  // 41: clearway.v1.Assignment.metadata:type_name -> clearway.v1.ObjectMeta
-	29, // 42: clearway.v1.Assignment.spec:type_name -> clearway.v1.AssignmentSpec
-	30, // 43: clearway.v1.AssignmentSpec.attachment:type_name -> clearway.v1.Attachment
-	31, // 44: clearway.v1.AssignmentSpec.pod:type_name -> clearway.v1.Pod
-	47, // 45: clearway.v1.AssignmentSpec.assigned_time:type_name -> google.protobuf.Timestamp
-	1,  // 46: clearway.v1.BGPSession.metadata:type_name -> clearway.v1.ObjectMeta
-	33, // 47: clearway.v1.BGPSession.spec:type_name -> clearway.v1.BGPSessionSpec
-	34, // 48: clearway.v1.BGPSession.status:type_name -> clearway.v1.BGPSessionStatus
-	47, // 49: clearway.v1.BGPSessionStatus.since:type_name -> google.protobuf.Timestamp
-	1,  // 50: clearway.v1.Route.metadata:type_name -> clearway.v1.ObjectMeta
-	36, // 51: clearway.v1.Route.spec:type_name -> clearway.v1.RouteSpec
-	37, // 52: clearway.v1.Route.status:type_name -> clearway.v1.RouteStatus
-	38, // 53: clearway.v1.RouteStatus.paths:type_name -> clearway.v1.RoutePath
-	1,  // 54: clearway.v1.Event.metadata:type_name -> clearway.v1.ObjectMeta
-	40, // 55: clearway.v1.Event.spec:type_name -> clearway.v1.EventSpec
-	47, // 56: clearway.v1.EventSpec.time:type_name -> google.protobuf.Timestamp
-	5,  // 57: clearway.v1.Resource.ip_pool:type_name -> clearway.v1.IPPool
-	8,  // 58: clearway.v1.Resource.ip_reservation:type_name -> clearway.v1.IPReservation
-	10, // 59: clearway.v1.Resource.ipam_configuration:type_name -> clearway.v1.IPAMConfiguration
-	12, // 60: clearway.v1.Resource.bgp_configuration:type_name -> clearway.v1.BGPConfiguration
-	15, // 61: clearway.v1.Resource.bgp_peer:type_name -> clearway.v1.BGPPeer
-	18, // 62: clearway.v1.Resource.bgp_filter:type_name -> clearway.v1.BGPFilter
-	22, // 63: clearway.v1.Resource.node:type_name -> clearway.v1.Node
-	25, // 64: clearway.v1.Resource.block:type_name -> clearway.v1.Block
-	28, // 65: clearway.v1.Resource.assignment:type_name -> clearway.v1.Assignment
-	32, // 66: clearway.v1.Resource.bgp_session:type_name -> clearway.v1.BGPSession
-	35, // 67: clearway.v1.Resource.route:type_name -> clearway.v1.Route
-	39, // 68: clearway.v1.Resource.event:type_name -> clearway.v1.Event
-	69, // [69:69] is the sub-list for method output_type
-	69, // [69:69] is the sub-list for method input_type
-	69, // [69:69] is the sub-list for extension type_name
-	69, // [69:69] is the sub-list for extension extendee
-	0,  // [0:69] is the sub-list for field type_name
+	10, // 12: clearway.v1.IPReservation.spec:type_name -> clearway.v1.IPReservationSpec
+	5,  // 13: clearway.v1.IPReservation.status:type_name -> clearway.v1.NoStatus
+	1,  // 14: clearway.v1.IPAMConfiguration.metadata:type_name -> clearway.v1.ObjectMeta
+	12, // 15: clearway.v1.IPAMConfiguration.spec:type_name -> clearway.v1.IPAMConfigurationSpec
+	5,  // 16: clearway.v1.IPAMConfiguration.status:type_name -> clearway.v1.NoStatus
+	1,  // 17: clearway.v1.BGPConfiguration.metadata:type_name -> clearway.v1.ObjectMeta
+	14, // 18: clearway.v1.BGPConfiguration.spec:type_name -> clearway.v1.BGPConfigurationSpec
+	5,  // 19: clearway.v1.BGPConfiguration.status:type_name -> clearway.v1.NoStatus
+	15, // 20: clearway.v1.BGPConfigurationSpec.graceful_restart:type_name -> clearway.v1.GracefulRestart
+	1,  // 21: clearway.v1.BGPPeer.metadata:type_name -> clearway.v1.ObjectMeta
+	17, // 22: clearway.v1.BGPPeer.spec:type_name -> clearway.v1.BGPPeerSpec
+	18, // 23: clearway.v1.BGPPeer.status:type_name -> clearway.v1.BGPPeerStatus
+	2,  // 24: clearway.v1.BGPPeerSpec.node_selector:type_name -> clearway.v1.LabelSelector
+	15, // 25: clearway.v1.BGPPeerSpec.graceful_restart:type_name -> clearway.v1.GracefulRestart
+	1,  // 26: clearway.v1.BGPFilter.metadata:type_name -> clearway.v1.ObjectMeta
+	20, // 27: clearway.v1.BGPFilter.spec:type_name -> clearway.v1.BGPFilterSpec
+	5,  // 28: clearway.v1.BGPFilter.status:type_name -> clearway.v1.NoStatus
+	21, // 29: clearway.v1.BGPFilterSpec.rules:type_name -> clearway.v1.BGPFilterRule
+	22, // 30: clearway.v1.BGPFilterRule.prefixes:type_name -> clearway.v1.PrefixMatch
+	1,  // 31: clearway.v1.Node.metadata:type_name -> clearway.v1.ObjectMeta
+	24, // 32: clearway.v1.Node.spec:type_name -> clearway.v1.NodeSpec
+	25, // 33: clearway.v1.Node.status:type_name -> clearway.v1.NodeStatus
+	46, // 34: clearway.v1.NodeSpec.labels:type_name -> clearway.v1.NodeSpec.LabelsEntry
+	47, // 35: clearway.v1.NodeStatus.labels:type_name -> clearway.v1.NodeStatus.LabelsEntry
+	48, // 36: clearway.v1.NodeStatus.registered_time:type_name -> google.protobuf.Timestamp
+	48, // 37: clearway.v1.NodeStatus.last_seen_time:type_name -> google.protobuf.Timestamp
+	4,  // 38: clearway.v1.NodeStatus.conditions:type_name -> clearway.v1.Condition
+	1,  // 39: clearway.v1.Block.metadata:type_name -> clearway.v1.ObjectMeta
+	27, // 40: clearway.v1.Block.spec:type_name -> clearway.v1.BlockSpec
+	28, // 41: clearway.v1.Block.status:type_name -> clearway.v1.BlockStatus
+	0,  // 42: clearway.v1.BlockSpec.state:type_name -> clearway.v1.BlockState
+	48, // 43: clearway.v1.BlockSpec.claimed_time:type_name -> google.protobuf.Timestamp
+	48, // 44: clearway.v1.BlockSpec.free_time:type_name -> google.protobuf.Timestamp
+	1,  // 45: clearway.v1.Assignment.metadata:type_name -> clearway.v1.ObjectMeta
+	30, // 46: clearway.v1.Assignment.spec:type_name -> clearway.v1.AssignmentSpec
+	5,  // 47: clearway.v1.Assignment.status:type_name -> clearway.v1.NoStatus
+	31, // 48: clearway.v1.AssignmentSpec.attachment:type_name -> clearway.v1.Attachment
+	32, // 49: clearway.v1.AssignmentSpec.pod:type_name -> clearway.v1.Pod
+	48, // 50: clearway.v1.AssignmentSpec.assigned_time:type_name -> google.protobuf.Timestamp
+	1,  // 51: clearway.v1.BGPSession.metadata:type_name -> clearway.v1.ObjectMeta
+	34, // 52: clearway.v1.BGPSession.spec:type_name -> clearway.v1.BGPSessionSpec
+	35, // 53: clearway.v1.BGPSession.status:type_name -> clearway.v1.BGPSessionStatus
+	48, // 54: clearway.v1.BGPSessionStatus.since:type_name -> google.protobuf.Timestamp
+	1,  // 55: clearway.v1.Route.metadata:type_name -> clearway.v1.ObjectMeta
+	37, // 56: clearway.v1.Route.spec:type_name -> clearway.v1.RouteSpec
+	38, // 57: clearway.v1.Route.status:type_name -> clearway.v1.RouteStatus
+	39, // 58: clearway.v1.RouteStatus.paths:type_name -> clearway.v1.RoutePath
+	1,  // 59: clearway.v1.Event.metadata:type_name -> clearway.v1.ObjectMeta
+	41, // 60: clearway.v1.Event.spec:type_name -> clearway.v1.EventSpec
+	5,  // 61: clearway.v1.Event.status:type_name -> clearway.v1.NoStatus
+	48, // 62: clearway.v1.EventSpec.time:type_name -> google.protobuf.Timestamp
+	6,  // 63: clearway.v1.Resource.ip_pool:type_name -> clearway.v1.IPPool
+	9,  // 64: clearway.v1.Resource.ip_reservation:type_name -> clearway.v1.IPReservation
+	11, // 65: clearway.v1.Resource.ipam_configuration:type_name -> clearway.v1.IPAMConfiguration
+	13, // 66: clearway.v1.Resource.bgp_configuration:type_name -> clearway.v1.BGPConfiguration
+	16, // 67: clearway.v1.Resource.bgp_peer:type_name -> clearway.v1.BGPPeer
+	19, // 68: clearway.v1.Resource.bgp_filter:type_name -> clearway.v1.BGPFilter
+	23, // 69: clearway.v1.Resource.node:type_name -> clearway.v1.Node
+	26, // 70: clearway.v1.Resource.block:type_name -> clearway.v1.Block
+	29, // 71: clearway.v1.Resource.assignment:type_name -> clearway.v1.Assignment
+	33, // 72: clearway.v1.Resource.bgp_session:type_name -> clearway.v1.BGPSession
+	36, // 73: clearway.v1.Resource.route:type_name -> clearway.v1.Route
+	40, // 74: clearway.v1.Resource.event:type_name -> clearway.v1.Event
+	75, // [75:75] is the sub-list for method output_type
+	75, // [75:75] is the sub-list for method input_type
+	75, // [75:75] is the sub-list for extension type_name
+	75, // [75:75] is the sub-list for extension extendee
+	0,  // [0:75] is the sub-list for field type_name
 }
 
 func init() { file_clearway_v1_resources_proto_init() }
@@ -4070,10 +4171,10 @@ func file_clearway_v1_resources_proto_init() {
 	if File_clearway_v1_resources_proto != nil {
 		return
 	}
-	file_clearway_v1_resources_proto_msgTypes[10].OneofWrappers = []any{}
-	file_clearway_v1_resources_proto_msgTypes[15].OneofWrappers = []any{}
-	file_clearway_v1_resources_proto_msgTypes[20].OneofWrappers = []any{}
-	file_clearway_v1_resources_proto_msgTypes[40].OneofWrappers = []any{
+	file_clearway_v1_resources_proto_msgTypes[11].OneofWrappers = []any{}
+	file_clearway_v1_resources_proto_msgTypes[16].OneofWrappers = []any{}
+	file_clearway_v1_resources_proto_msgTypes[21].OneofWrappers = []any{}
+	file_clearway_v1_resources_proto_msgTypes[41].OneofWrappers = []any{
 		(*Resource_IpPool)(nil),
 		(*Resource_IpReservation)(nil),
 		(*Resource_IpamConfiguration)(nil),
@@ -4093,7 +4194,7 @@ func file_clearway_v1_resources_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_clearway_v1_resources_proto_rawDesc), len(file_clearway_v1_resources_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   46,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

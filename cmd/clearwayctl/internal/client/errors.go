@@ -32,10 +32,10 @@ func (e *Error) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// violationText is "IPPool/pods: spec.cidr: message"; parts that are not given are left out.
+// violationText is "IPPool/pods: spec.cidr: "value": message"; parts that are not given are left out.
 func violationText(violation *clearwayv1.FieldViolation) string {
 	var parts []string
-	for _, part := range []string{violation.GetResource(), violation.GetField(), violation.GetMessage()} {
+	for _, part := range []string{violation.GetResource(), violation.GetField(), violation.Sentence()} {
 		if part != "" {
 			parts = append(parts, part)
 		}

@@ -24,7 +24,7 @@ func (a *app) applyCommand() *cobra.Command {
 		Short: "Create or change resources: all that the files hold, or, when any is refused, none",
 		Long: `Create or change resources: all that the files hold, or, when any is refused, none.
 
-A file is YAML (several documents are separated by ---) or JSON. It is checked strictly: unknown fields, wrong types and
+Up to 100 at once. A file is YAML (several documents are separated by ---) or JSON. It is checked strictly: unknown fields, wrong types and
 bad values are told with file, line and column, all at once. What the server sets (status, metadata.uid, generation,
 creationTimestamp) is left aside, so the output of get -o yaml can be edited and applied. A metadata.resourceVersion is
 kept: the apply is refused when the resource has changed since it was read; take it out to apply regardless.`,
@@ -36,6 +36,10 @@ kept: the apply is refused when the resource has changed since it was read; take
 			items, err := readFiles(files, cmd.InOrStdin())
 			if err != nil {
 				return err
+			}
+			if len(items) > clearwayv1.MaxApply {
+				return fmt.Errorf("nothing was done: %d resources are more than the %d that one apply takes, all or none; "+
+					"split them into several files, and apply one after the other", len(items), clearwayv1.MaxApply)
 			}
 			return a.call(cmd, func(ctx context.Context, calls *client.Client) error {
 				return a.apply(ctx, cmd, calls, items, dryRun)
@@ -105,7 +109,7 @@ func refused(err error, items []manifest.Item) error {
 	var faults manifest.Faults
 	for _, violation := range known.Violations {
 		if index := int(violation.GetIndex()); index >= 0 && index < len(items) {
-			faults = append(faults, items[index].Fault(violation.GetField(), violation.GetMessage()))
+			faults = append(faults, items[index].Fault(violation.GetField(), violation.Sentence()))
 		}
 	}
 	if len(faults) != len(known.Violations) {

@@ -14,9 +14,6 @@ import (
 	"github.com/clearway/clearway/proto/manifest"
 )
 
-// maxApplied is how many resources one Apply takes.
-const maxApplied = 1000
-
 const filesHelp = "`FILE` of resources in YAML or JSON, a folder of them, or - for standard input; may be repeated"
 
 // readFiles reads the resources of all files. Every fault of every file is told at once.
@@ -40,8 +37,6 @@ func readFiles(names []string, stdin io.Reader) ([]manifest.Item, error) {
 		return nil, fmt.Errorf("nothing was done:\n%w", err)
 	case len(items) == 0:
 		return nil, fmt.Errorf("there are no resources in %s", strings.Join(names, ", "))
-	case len(items) > maxApplied:
-		return nil, fmt.Errorf("%d resources are too many for one call: at most %d", len(items), maxApplied)
 	}
 	return items, nil
 }
