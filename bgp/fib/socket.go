@@ -53,10 +53,9 @@ func (s *socket) prepare() error {
 		return err
 	}
 	s.port = name.(*unix.SockaddrNetlink).Pid
-	for _, option := range []int{unix.NETLINK_CAP_ACK, unix.NETLINK_EXT_ACK, unix.NETLINK_GET_STRICT_CHK} {
-		if err := unix.SetsockoptInt(s.fd, unix.SOL_NETLINK, option, 1); err != nil {
-			return err
-		}
+	err = conveniences(func(option int) error { return unix.SetsockoptInt(s.fd, unix.SOL_NETLINK, option, 1) })
+	if err != nil {
+		return err
 	}
 	timeout := unix.NsecToTimeval(int64(replyTimeout))
 	if err := unix.SetsockoptTimeval(s.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
@@ -69,6 +68,17 @@ func (s *socket) prepare() error {
 		return err
 	}
 	return bufferSize(s.fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, replyBuffer)
+}
+
+// conveniences asks for what old kernels lack (before 4.3, 4.12 and 4.20): there a refusal comes with the whole request,
+// or without words, and a dump tells the routes of all tables, of which takeRoute picks the ones in question.
+func conveniences(ask func(option int) error) error {
+	for _, option := range []int{unix.NETLINK_CAP_ACK, unix.NETLINK_EXT_ACK, unix.NETLINK_GET_STRICT_CHK} {
+		if err := ask(option); err != nil && !errors.Is(err, unix.ENOPROTOOPT) {
+			return err
+		}
+	}
+	return nil
 }
 
 // bufferSize asks for a size past the system's limit, which takes CAP_NET_ADMIN, or else for what the limit grants.
