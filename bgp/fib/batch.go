@@ -42,7 +42,10 @@ func (w *Writer) writeAll(ctx context.Context) {
 // writeBatch sends one batch. It reports whether there may be more to do.
 func (w *Writer) writeBatch() bool {
 	c := &w.core
-	w.drainMonitor()
+	drained := w.drainMonitor()
+	if c.blind = c.deaf || !drained; !c.blind {
+		w.release()
+	}
 	c.ops = c.ops[:0]
 	c.requests.buf.reset()
 	for w.roomInBatch() && !c.adds.empty() {
@@ -57,7 +60,15 @@ func (w *Writer) writeBatch() bool {
 		w.exchange()
 	}
 	w.publish()
-	return !c.adds.empty() || !c.removals.empty()
+	return !drained || !c.adds.empty() || !c.removals.empty()
+}
+
+// release puts the entries in line that were held back.
+func (w *Writer) release() {
+	for _, e := range w.core.heldBack {
+		w.core.adds.push(e)
+	}
+	w.core.heldBack = nil
 }
 
 func (w *Writer) roomInBatch() bool {
@@ -71,6 +82,10 @@ func (w *Writer) take(e *entry, removing bool) {
 	st := w.plan(e, foreign || e.blocked)
 	if st.kind.removes() && !removing {
 		w.core.removals.push(e)
+		return
+	}
+	if w.core.blind && st.kind.trusts() {
+		w.core.heldBack = append(w.core.heldBack, e) // and it stays queued
 		return
 	}
 	e.queued = false
@@ -168,6 +183,7 @@ func (w *Writer) collect(first uint32) error {
 func (w *Writer) unanswered(err error) {
 	w.log.Error("no answer from the kernel about a batch of routes", "routes", len(w.core.ops), "error", err)
 	for i := range w.core.ops {
+		w.core.resync.touch(w.core.ops[i].e.prefix)
 		w.refused(w.core.ops[i].e, "no answer from the kernel: "+err.Error())
 	}
 	w.wantResync("unanswered", resyncNow)
@@ -227,9 +243,10 @@ func (w *Writer) goneAlready(o *op) {
 	if o.step.kind != stepDrop || len(o.step.legs) == 0 {
 		return
 	}
-	w.core.reach.addRoute(o.e.prefix, otherRoute{
-		metric: w.who.metric, table: w.who.table, kind: unix.RTN_UNICAST, to: w.core.groups.intern(0, o.step.legs),
-	}, false)
+	in := w.core.groups
+	w.core.reach.addHops(o.e.prefix, otherRoute{
+		metric: w.who.metric, table: w.who.table, kind: unix.RTN_UNICAST, to: in.intern(0, o.step.legs),
+	}, in)
 	w.wantResync("merged", resyncSoon)
 }
 

@@ -13,6 +13,8 @@
 //     read before each batch of requests;
 //   - an IPv6 route is never replaced at all, but changed hop by hop, adding first: each hop has its own protocol
 //     number, and the kernel merges hops of one metric into one route, whoever wrote them;
+//   - while some of what the kernel has told is still unread, or was lost, no IPv4 route is replaced and no hop added:
+//     this waits until all is read, or compared;
 //   - a removal names protocol, metric, table and, in IPv6, the hop.
 //
 // # Registering the number
@@ -31,7 +33,9 @@
 // Apply and Settled merge into the desired set under a mutex, and wake Run. Run, one goroutine, owns everything else:
 // a picture of the kernel (what it has of ours, and links, addresses and routes of others), the next hops resolved by
 // it, and the sockets. For each prefix that may differ it asks the planner for the next step, and sends steps in
-// batches. Notifications correct the picture; a dump every minute, and after any doubt, corrects it for good.
+// batches. Notifications correct the picture; a dump every minute, and after any doubt, corrects it for good. A dump is
+// compared a thousand routes at a time, with what is to be written in between. Where it says less than it could (the
+// kernel leaves IPv6 routes out, without a word, when others change meanwhile), nothing is taken to be gone by it.
 //
 // A BGP next hop is resolved through others' routes only, the default route among them (that is how a node reaches
 // those behind its top-of-rack router), but not past an interface that is down on whose prefix the next hop lies.

@@ -15,40 +15,41 @@ const loopbackIndex = 1
 const drainLimit = 4096
 
 // drainMonitor takes what the kernel has told since. It runs before each batch, so that a route is replaced on the
-// newest knowledge of whose it is.
-func (w *Writer) drainMonitor() {
+// newest knowledge of whose it is. It reports whether all was taken.
+func (w *Writer) drainMonitor() bool {
 	if w.core.monitor == nil {
-		return
+		return true
 	}
 	for range drainLimit {
 		b, err := w.core.monitor.receive()
 		switch {
 		case errors.Is(err, unix.EAGAIN):
 			w.core.round++
-			return
+			return true
 		case err != nil:
 			w.metrics.overruns.Inc()
 			w.log.Warn("the kernel dropped notifications; comparing everything", "error", err)
-			w.wantResync("overrun", resyncNow)
+			w.lost("overrun")
 			if !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, errTruncated) {
-				return
+				return true
 			}
 			continue
 		}
 		w.takeEvents(b)
 	}
+	return false
 }
 
 func (w *Writer) takeEvents(b []byte) {
 	for len(b) >= headerLen {
 		m, rest, err := nextMessage(b)
 		if err != nil {
-			w.wantResync("unreadable", resyncSoon)
+			w.lost("unreadable")
 			return
 		}
 		if err := w.takeEvent(m); err != nil {
 			w.log.Warn("notification of the kernel could not be read", "type", m.kind, "error", err)
-			w.wantResync("unreadable", resyncSoon)
+			w.lost("unreadable")
 		}
 		b = rest
 	}
@@ -135,7 +136,7 @@ func (w *Writer) otherCame(r *kernelRoute, place, replaced bool) {
 			w.wantResync("raced", resyncSoon) // which of the two it took the place of is not said
 		}
 		w.setHave(e, nil)
-	case e.have.mergeable() && o.to.mergeable() && r.prefix.Addr().Is6():
+	case e.have.mergeable() && o.mergeable() && r.prefix.Addr().Is6():
 		o.to = in.without(o.to, 0, e.have.legs) // the kernel tells our hops with theirs
 	}
 	if o.to != nil {
@@ -150,7 +151,7 @@ func (w *Writer) wentFromOurPlace(r *kernelRoute) {
 	o := r.other(in)
 	e := w.entries[r.prefix]
 	v6 := r.prefix.Addr().Is6()
-	if e != nil && (r.ours(w.who) || v6 && o.to.mergeable()) {
+	if e != nil && (r.ours(w.who) || v6 && o.mergeable()) {
 		if v6 {
 			w.setHave(e, in.without(e.have, r.reject(), r.legs))
 		} else {
@@ -160,6 +161,9 @@ func (w *Writer) wentFromOurPlace(r *kernelRoute) {
 	w.core.resync.touch(r.prefix)
 	if w.core.reach.deleteRoute(r.prefix, o, in) {
 		w.core.reachDirty = true
+	}
+	if left, ok := w.core.reach.at(r.prefix, w.who); ok && v6 && left.mergeable() && e != nil && e.want != nil {
+		w.wantResync("merged", resyncSoon) // what is left may be ours, from before a restart: its name tells now
 	}
 	if e != nil {
 		w.enqueue(e)
@@ -211,22 +215,39 @@ func (w *Writer) takeAddr(m message) error {
 	return nil
 }
 
-// flushedBy takes it that the kernel has removed every route of one family whose hops all leave by the interface. It
-// does so when an interface goes down, and for IPv4 when its last address goes; for IPv4 it never says so, for IPv6
-// it may be told not to (skip_notify_on_dev_down). Should it be wrong, creating the route anew will be refused, and a
-// look at the kernel puts it right.
+// flushedBy takes it that the kernel has removed every route of one family that had no hop left but by the interface.
+// It does so when an interface goes down, and for IPv4 when its last address goes; for IPv4 it never says so, for
+// IPv6 it may be told not to (skip_notify_on_dev_down). Should it be wrong, creating the route anew will be refused,
+// and a look at the kernel puts it right.
 func (w *Writer) flushedBy(ifindex int, v4 bool) {
+	c := &w.core
+	var gone []*entry
 	for prefix, e := range w.entries {
-		if prefix.Addr().Is4() == v4 && e.have != nil && e.have.onlyVia(ifindex) {
-			w.setHave(e, nil)
-			w.enqueue(e)
+		if prefix.Addr().Is4() != v4 || !c.reach.leftBy(ifindex, e.have) {
+			continue
+		}
+		if other, ok := c.reach.at(prefix, w.who); !ok || v4 || !other.mergeable() || c.reach.leftBy(ifindex, other.to) {
+			gone = append(gone, e) // or else another's hop keeps the IPv6 route, and ours in it
 		}
 	}
-	for _, prefix := range w.core.reach.forgetVia(ifindex, v4) {
-		w.core.resync.touch(prefix)
+	for _, prefix := range c.reach.forgetVia(ifindex, v4, w.mergedInto) {
+		c.resync.touch(prefix)
 		if e, ok := w.entries[prefix]; ok {
 			w.enqueue(e)
 		}
 	}
-	w.core.reachDirty = true
+	for _, e := range gone {
+		w.setHave(e, nil)
+		w.enqueue(e)
+	}
+	c.reachDirty = true
+}
+
+// mergedInto is the route of ours of which the kernel has made another's a part, or nil.
+func (w *Writer) mergedInto(prefix netip.Prefix, o otherRoute) *group {
+	e, ok := w.entries[prefix]
+	if !ok || prefix.Addr().Is4() || !o.inPlace(w.who) || !o.mergeable() || !e.have.mergeable() {
+		return nil
+	}
+	return e.have
 }

@@ -46,6 +46,7 @@ func (w *Writer) flushAll(ctx context.Context) error {
 	w.core.settled, w.core.flushing = true, true
 	w.inbox.take()
 	w.inbox.merged()
+	w.core.deaf = false // what is left to do are removals, and those name what is ours
 	left := 0
 	for range flushRounds {
 		if ctx.Err() != nil {
@@ -61,7 +62,7 @@ func (w *Writer) flushAll(ctx context.Context) error {
 			w.log.Info("all routes are removed from the kernel")
 			return nil
 		}
-		w.applySnapshot(snap)
+		w.applySnapshot(snap, unhurried)
 	}
 	return fmt.Errorf("flush routes: %d are left after %d rounds", left, flushRounds)
 }

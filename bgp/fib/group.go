@@ -70,12 +70,12 @@ func (g *group) mergeable() bool {
 	return !slices.ContainsFunc(g.legs, func(l leg) bool { return !l.gateway.IsValid() })
 }
 
-// onlyVia tells whether every leg leaves by the interface.
-func (g *group) onlyVia(ifindex int) bool {
-	if len(g.legs) == 0 || g.reject != 0 {
-		return false
+// hops are the legs, none of a nil group.
+func (g *group) hops() []leg {
+	if g == nil {
+		return nil
 	}
-	return !slices.ContainsFunc(g.legs, func(l leg) bool { return l.ifindex != ifindex })
+	return g.legs
 }
 
 // interner gives one pointer for each distinct group.
@@ -100,6 +100,7 @@ func (in *interner) intern(reject uint8, legs []leg) *group {
 		in.key = appendLegKey(in.key, l)
 	}
 	if g, ok := in.groups[string(in.key)]; ok {
+		g.used = in.sweep // whoever asked may have been passed by the sweep already
 		return g
 	}
 	g := &group{reject: reject, legs: slices.Clone(legs), used: in.sweep}

@@ -11,6 +11,9 @@ import (
 // attrKindMask leaves out NLA_F_NESTED and NLA_F_NET_BYTEORDER.
 const attrKindMask = 1<<14 - 1
 
+// rtaNexthopID is RTA_NH_ID of include/uapi/linux/rtnetlink.h, which golang.org/x/sys does not name.
+const rtaNexthopID = 30
+
 var errShort = errors.New("netlink message is shorter than it says")
 
 // A message is one netlink message: the header's fields and the body, which is only valid until the next read.
@@ -61,6 +64,7 @@ type kernelRoute struct {
 	sourceLen uint8      // IPv6 subtree routes: the length of the source prefix
 	source    netip.Addr // RTA_PREFSRC
 	encap     bool       // some hop has a lightweight tunnel
+	object    bool       // it leads to a nexthop object
 	cloned    bool       // a cache entry, not a route
 	legs      []leg
 }
@@ -135,6 +139,8 @@ func (r *kernelRoute) attr(family uint8, kind uint16, value []byte, dst *netip.A
 		lone.ifindex = int(index)
 	case unix.RTA_PREFSRC:
 		r.source, err = addrOf(family, value)
+	case rtaNexthopID:
+		r.object = true
 	case unix.RTA_MULTIPATH:
 		err = r.multipath(family, value)
 	default:

@@ -41,6 +41,10 @@ func (k stepKind) String() string {
 // prefix goes after the more specific ones that take its place have come.
 func (k stepKind) removes() bool { return k == stepDrop || k == stepDelete }
 
+// trusts tells whether the step is harmless to others only if what we know of the prefix is true: that the route there
+// is ours. The others can't touch a route of another's whatever we know.
+func (k stepKind) trusts() bool { return k == stepReplace || k == stepAppend }
+
 // flags are what makes each request safe beside the routes of others.
 func (k stepKind) flags() uint16 {
 	switch k {

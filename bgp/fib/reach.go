@@ -3,6 +3,7 @@ package fib
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -40,8 +41,30 @@ type otherRoute struct {
 	protocol, kind uint8
 	tos, sourceLen uint8
 	encap          bool
+	object         bool // it leads to a nexthop object
 	source         netip.Addr
 	to             *group // legs; also of unreachable ones
+}
+
+// inPlace tells whether the route stands exactly where a route of ours for its prefix stands or would stand.
+func (o otherRoute) inPlace(w who) bool {
+	return o.metric == w.metric && o.table == w.table && o.tos == 0 && o.sourceLen == 0
+}
+
+// mergeable tells whether the kernel's IPv6 multipath would merge the route with others of its metric. A route that
+// leads to a nexthop object stays by itself.
+func (o otherRoute) mergeable() bool { return !o.object && o.to.mergeable() }
+
+// placeIn is the index of a route in our place, or -1.
+func placeIn(others []otherRoute, w who) int {
+	return slices.IndexFunc(others, func(o otherRoute) bool { return o.inPlace(w) })
+}
+
+// withRoute adds a route to those of one prefix, in order of metric. It doesn't change others.
+func withRoute(others []otherRoute, o otherRoute) []otherRoute {
+	all := append(slices.Clone(others), o)
+	slices.SortStableFunc(all, func(a, b otherRoute) int { return cmp.Compare(a.metric, b.metric) })
+	return all
 }
 
 // same tells whether two are one route to the kernel. IPv6 merges all hops of one metric that have a gateway.
@@ -49,7 +72,7 @@ func (o otherRoute) same(p otherRoute, v6 bool) bool {
 	if o.metric != p.metric || o.table != p.table || o.tos != p.tos || o.sourceLen != p.sourceLen {
 		return false
 	}
-	if v6 && o.to.mergeable() && p.to.mergeable() {
+	if v6 && o.mergeable() && p.mergeable() {
 		return true
 	}
 	return o.protocol == p.protocol && o.kind == p.kind && o.to == p.to
@@ -128,9 +151,7 @@ func (r *reach) addRoute(prefix netip.Prefix, o otherRoute, replace bool) {
 				kept = append(kept, h)
 			}
 		}
-		kept = append(kept, o)
-		slices.SortStableFunc(kept, func(a, b otherRoute) int { return cmp.Compare(a.metric, b.metric) })
-		return kept, false
+		return withRoute(kept, o), false
 	})
 }
 
@@ -145,7 +166,7 @@ func (r *reach) deleteRoute(prefix netip.Prefix, o otherRoute, in *interner) boo
 				continue
 			}
 			found = true
-			if v6 && h.to.mergeable() && o.to.mergeable() {
+			if v6 && h.mergeable() && o.mergeable() {
 				if h.to = in.without(h.to, 0, o.to.legs); h.to != nil {
 					kept = append(kept, h)
 				}
@@ -156,13 +177,32 @@ func (r *reach) deleteRoute(prefix netip.Prefix, o otherRoute, in *interner) boo
 	return found
 }
 
+// set takes all routes of others for a prefix.
+func (r *reach) set(prefix netip.Prefix, others []otherRoute) {
+	if len(others) == 0 {
+		r.routes.Delete(prefix)
+		return
+	}
+	r.routes.Insert(prefix, others)
+}
+
+// addHops takes hops of others that the kernel has merged with others that may be known already.
+func (r *reach) addHops(prefix netip.Prefix, o otherRoute, in *interner) {
+	had, _ := r.routes.Get(prefix)
+	for _, h := range had {
+		if h.same(o, true) {
+			h.to = in.with(h.to, 0, o.to.legs)
+			o = h
+		}
+	}
+	r.addRoute(prefix, o, false)
+}
+
 // at tells of a route of others that stands exactly where ours for prefix stands or would stand.
 func (r *reach) at(prefix netip.Prefix, w who) (otherRoute, bool) {
 	others, _ := r.routes.Get(prefix)
-	for _, o := range others {
-		if o.metric == w.metric && o.table == w.table && o.tos == 0 && o.sourceLen == 0 {
-			return o, true
-		}
+	if i := placeIn(others, w); i >= 0 {
+		return others[i], true
 	}
 	return otherRoute{}, false
 }
@@ -296,22 +336,43 @@ func (r *reach) hasIPv4(ifindex int) bool {
 	return false
 }
 
-// forgetVia drops the routes of one family whose hops all leave by the interface, and tells their prefixes.
-func (r *reach) forgetVia(ifindex int, v4 bool) []netip.Prefix {
-	var touched []netip.Prefix
-	via := func(o otherRoute) bool { return o.to != nil && o.to.onlyVia(ifindex) }
-	for prefix, others := range r.routes.All() {
-		if prefix.Addr().Is4() == v4 && slices.ContainsFunc(others, via) {
-			touched = append(touched, prefix)
+// leftBy tells whether a route has lost its last way with the interface: one by it, and all others by interfaces that
+// are down too.
+func (r *reach) leftBy(ifindex int, g *group) bool {
+	if g == nil || g.reject != 0 {
+		return false
+	}
+	by := false
+	for _, l := range g.legs {
+		if l.ifindex == ifindex {
+			by = true
+		} else if r.links[l.ifindex].up {
+			return false
 		}
 	}
-	for _, prefix := range touched {
-		r.routes.Modify(prefix, func(had []otherRoute, _ bool) ([]otherRoute, bool) {
-			kept := slices.DeleteFunc(slices.Clone(had), via)
-			return kept, len(kept) == 0
-		})
+	return by
+}
+
+// forgetVia drops the routes of one family that have lost their last way with the interface, and tells their
+// prefixes. A route stays that the kernel has merged with one of ours which has a way.
+func (r *reach) forgetVia(ifindex int, v4 bool, merged func(netip.Prefix, otherRoute) *group) []netip.Prefix {
+	left := make(map[netip.Prefix][]otherRoute)
+	for prefix, others := range r.routes.All() {
+		via := func(o otherRoute) bool {
+			if !r.leftBy(ifindex, o.to) {
+				return false
+			}
+			ours := merged(prefix, o)
+			return ours == nil || r.leftBy(ifindex, ours)
+		}
+		if prefix.Addr().Is4() == v4 && slices.ContainsFunc(others, via) {
+			left[prefix] = slices.DeleteFunc(slices.Clone(others), via)
+		}
 	}
-	return touched
+	for prefix, others := range left {
+		r.set(prefix, others)
+	}
+	return slices.Collect(maps.Keys(left))
 }
 
 func (r *reach) replaceLinks(links []kernelLink, addrs []kernelAddr) {

@@ -27,7 +27,7 @@ func (w *Writer) Run(ctx context.Context) error {
 	defer stop()
 	defer w.awaitDump()
 	if w.core.resync.at.IsZero() {
-		w.core.resync.at = time.Now().Add(resyncEvery)
+		w.core.resync.at = time.Now().Add(w.core.resync.every)
 	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -38,7 +38,7 @@ func (w *Writer) Run(ctx context.Context) error {
 		case <-w.inbox.wake:
 		case <-readable.ready:
 		case d := <-w.core.resync.done:
-			w.endResync(d)
+			w.endResync(ctx, d)
 		case f := <-w.flushes:
 			f.done <- w.flushAll(f.ctx)
 		case <-timer.C:
@@ -167,8 +167,7 @@ func (w *Writer) watchMonitor() (watch, func()) {
 func (w *Writer) awaitDump() {
 	if w.core.resync.running {
 		<-w.core.resync.done
-		w.core.resync.running = false
-		w.core.resync.touched = nil
+		w.core.resync.end()
 		w.core.resync.at = time.Now()
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/gaissmai/bart"
 	"golang.org/x/sys/unix"
 )
 
@@ -15,17 +16,21 @@ const dumpTries = 5
 type snapshot struct {
 	links  []kernelLink
 	addrs  []kernelAddr
-	ours   []oursAt
-	others []otherAt
+	ours   []oursAt             // one for each prefix
+	at     map[netip.Prefix]int // index in ours
+	others *bart.Table[[]otherRoute]
 	groups *interner // of ours and others
-	// partial: the kernel kept changing while it was dumped. What is listed was there; what is not may be there too.
-	partial bool
+	told   []otherAt // others, as they were told
+
+	// The kernel kept changing while it was dumped. What is listed was there; what is not may be there too.
+	partial, linksPartial bool
 }
 
-// oursAt is one message about a route of ours. IPv6 may tell one prefix in two (blackhole and hops).
+// oursAt is what the kernel has under our name at a prefix.
 type oursAt struct {
-	prefix netip.Prefix
-	to     *group
+	prefix  netip.Prefix
+	to      *group
+	doubled bool // two IPv4 routes
 }
 
 type otherAt struct {
@@ -42,6 +47,7 @@ func takeSnapshot(s *socket, w who) (*snapshot, error) {
 	if err := snap.section(s, func() { s.buf.dumpAddrs(s.nextSeq()) }, snap.takeAddr); err != nil {
 		return nil, fmt.Errorf("dump addresses: %w", err)
 	}
+	snap.partial, snap.linksPartial = false, snap.partial
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		for _, table := range tablesOf(w) {
 			if err := snap.routes(s, family, table, w); err != nil {
@@ -49,12 +55,35 @@ func takeSnapshot(s *socket, w who) (*snapshot, error) {
 			}
 		}
 	}
+	snap.arrange()
 	return snap, nil
+}
+
+// arrange puts together what was told of one prefix in several messages: IPv6 tells a blackhole and hops of one
+// metric apart, and may tell a route twice when the table changes meanwhile.
+func (snap *snapshot) arrange() {
+	told := snap.ours
+	snap.ours, snap.at = snap.ours[:0], make(map[netip.Prefix]int, len(told))
+	for _, r := range told {
+		i, ok := snap.at[r.prefix]
+		if !ok {
+			snap.at[r.prefix] = len(snap.ours)
+			snap.ours = append(snap.ours, r)
+			continue
+		}
+		had := &snap.ours[i]
+		had.to, had.doubled = snap.groups.with(had.to, r.to.reject, r.to.legs), r.prefix.Addr().Is4()
+	}
+	others := newReach()
+	for _, r := range snap.told {
+		others.addRoute(r.prefix, r.route, false)
+	}
+	snap.others, snap.told = others.routes, nil
 }
 
 // section does one dump, again from its beginning where it was interrupted, and makes do after dumpTries.
 func (snap *snapshot) section(s *socket, request func(), take func(message) error) error {
-	links, addrs, ours, others := len(snap.links), len(snap.addrs), len(snap.ours), len(snap.others)
+	links, addrs, ours, others := len(snap.links), len(snap.addrs), len(snap.ours), len(snap.told)
 	for try := 1; ; try++ {
 		s.buf.reset()
 		request()
@@ -67,7 +96,7 @@ func (snap *snapshot) section(s *socket, request func(), take func(message) erro
 			snap.partial = true
 			return nil
 		}
-		snap.links, snap.addrs, snap.ours, snap.others = snap.links[:links], snap.addrs[:addrs], snap.ours[:ours], snap.others[:others]
+		snap.links, snap.addrs, snap.ours, snap.told = snap.links[:links], snap.addrs[:addrs], snap.ours[:ours], snap.told[:others]
 	}
 }
 
@@ -105,10 +134,10 @@ func (snap *snapshot) takeRoute(r *kernelRoute, table uint32, w who) {
 		return
 	}
 	if r.ours(w) {
-		snap.ours = append(snap.ours, oursAt{r.prefix, r.group(snap.groups)})
+		snap.ours = append(snap.ours, oursAt{prefix: r.prefix, to: r.group(snap.groups)})
 		return
 	}
-	snap.others = append(snap.others, otherAt{r.prefix, r.other(snap.groups)})
+	snap.told = append(snap.told, otherAt{r.prefix, r.other(snap.groups)})
 }
 
 func (snap *snapshot) takeLink(m message) error {
@@ -144,6 +173,6 @@ func (r *kernelRoute) group(in *interner) *group {
 func (r *kernelRoute) other(in *interner) otherRoute {
 	return otherRoute{
 		metric: r.metric, table: r.table, protocol: r.protocol, kind: r.kind, tos: r.tos, sourceLen: r.sourceLen,
-		encap: r.encap, source: r.source, to: r.group(in),
+		encap: r.encap, object: r.object, source: r.source, to: r.group(in),
 	}
 }

@@ -62,6 +62,10 @@ type core struct {
 	outcomes       []outcome
 	round          uint64
 
+	deaf     bool     // notifications were lost, and all has not been compared since
+	blind    bool     // deaf, or some notifications are still to be read: a route of ours may be another's by now
+	heldBack []*entry // until we see
+
 	reachDirty bool
 	reachAt    time.Time // of the last evaluation
 	kickedAt   time.Time // when refused routes were last tried because the kernel had changed
@@ -83,7 +87,7 @@ func Open(opts Options) (*Writer, error) {
 		flushes: make(chan flushRequest), entries: make(map[netip.Prefix]*entry), counts: make(map[route.InstallState]int),
 		core: core{reach: newReach(), groups: newInterner(), hops: make(map[netip.Addr]resolution)},
 	}
-	w.core.resync.done = make(chan dumped, 1)
+	w.core.resync.every, w.core.resync.gap, w.core.resync.done = resyncEvery, resyncGap, make(chan dumped, 1)
 	w.metrics = newMetrics(w)
 	if err := w.open(); err != nil {
 		w.closeSockets()
@@ -108,15 +112,28 @@ func (w *Writer) open() (err error) {
 	if c.monitor, err = openMonitor(c.requests.port); err != nil {
 		return err
 	}
-	snap, err := takeSnapshot(c.dumps, w.who)
-	if err != nil {
+	if err := w.adopt(); err != nil {
 		return fmt.Errorf("read the kernel's routes: %w", err)
 	}
-	w.applySnapshot(snap)
-	if snap.partial {
+	return w.makeSentinel()
+}
+
+// adopt takes what the kernel has at the beginning.
+func (w *Writer) adopt() error {
+	snap, err := takeSnapshot(w.core.dumps, w.who)
+	if err != nil {
+		return err
+	}
+	w.applySnapshot(snap, unhurried)
+	r := &w.core.resync
+	r.begin()
+	for !w.drainMonitor() {
+	}
+	if snap.partial || snap.linksPartial || r.unsteady() || r.spoilt {
 		w.wantResync("interrupted", resyncSoon)
 	}
-	return w.makeSentinel()
+	r.end()
+	return nil
 }
 
 // makeSentinel notes whether the sentinel is there, and sees to it that it is.
