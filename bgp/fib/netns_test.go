@@ -87,6 +87,20 @@ func open(t testing.TB, opts Options) *Writer {
 func run(t testing.TB, opts Options) (w *Writer, stop func()) {
 	t.Helper()
 	w = open(t, opts)
+	return w, start(t, w)
+}
+
+// runComparing is run for a writer that compares with the kernel at least so often.
+func runComparing(t testing.TB, every time.Duration) (w *Writer, stop func()) {
+	t.Helper()
+	w = open(t, Options{})
+	w.core.resync.every, w.core.resync.gap = every, min(every, resyncGap)
+	return w, start(t, w)
+}
+
+// start runs a writer until the test ends, or stop is called.
+func start(t testing.TB, w *Writer) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(ctx) }()
@@ -102,7 +116,7 @@ func run(t testing.TB, opts Options) (w *Writer, stop func()) {
 		}
 	}
 	t.Cleanup(stop)
-	return w, stop
+	return stop
 }
 
 // via is a desired route.

@@ -127,8 +127,31 @@ func (n *neighbour) kernelHops(protocol int) map[netip.Prefix][]netip.Addr {
 }
 
 // Two daemons at the same prefixes and the same metric: whatever they do, the other's routes are as it made them, and
-// ours are as desired wherever it has none.
+// ours are as desired wherever it has none. So it is when the writer compares with the kernel now and then, and when
+// it does nothing else.
 func TestForeignRoutesUnderAnotherDaemon(t *testing.T) {
+	rounds := 12
+	if testing.Short() {
+		rounds = 3
+	}
+	for _, tc := range []struct {
+		name  string
+		every time.Duration
+		seeds int
+	}{
+		{"compared now and then", resyncEvery, 1},
+		{"compared all the time", time.Microsecond, 4},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			for i := range tc.seeds {
+				seed := uint64(time.Now().UnixNano()) + uint64(i)
+				t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) { soak(t, seed, rounds, tc.every) })
+			}
+		})
+	}
+}
+
+func soak(t *testing.T, seed uint64, rounds int, every time.Duration) {
 	inNetns(t)
 	fabric(t)
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
@@ -136,14 +159,8 @@ func TestForeignRoutesUnderAnotherDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(h.Close)
-	rounds := 12
-	if testing.Short() {
-		rounds = 3
-	}
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
 	n := &neighbour{t, h, rand.New(rand.NewPCG(seed, 1)), make(map[netip.Prefix]map[netip.Addr]bool)}
-	w, stop := run(t, Options{})
+	w, stop := runComparing(t, every)
 	w.Settled()
 	desired := make(map[netip.Prefix][]netip.Addr)
 	for round := range rounds {
@@ -164,7 +181,7 @@ func TestForeignRoutesUnderAnotherDaemon(t *testing.T) {
 		}
 		if round%4 == 3 {
 			stop()
-			w, stop = run(t, Options{})
+			w, stop = runComparing(t, every)
 			for p, hops := range desired {
 				w.apply(soakRoute(p, hops))
 			}
