@@ -96,11 +96,10 @@ func (f *flags) etcdTLS() (*tls.Config, error) {
 	}
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
 	if f.etcdCert != "" {
-		certificate, err := tls.LoadX509KeyPair(f.etcdCert, f.etcdKey)
-		if err != nil {
-			return nil, fmt.Errorf("--etcd-cert, --etcd-key: %w", err)
+		if _, err := f.etcdCertificate(nil); err != nil {
+			return nil, err
 		}
-		config.Certificates = []tls.Certificate{certificate}
+		config.GetClientCertificate = f.etcdCertificate
 	}
 	if f.etcdCA != "" {
 		text, err := os.ReadFile(f.etcdCA)
@@ -113,6 +112,16 @@ func (f *flags) etcdTLS() (*tls.Config, error) {
 		}
 	}
 	return config, nil
+}
+
+// etcdCertificate reads our certificate for each connection: one that was rotated is used from the next one on. In the
+// middle of a rotation the connection fails, and is tried again.
+func (f *flags) etcdCertificate(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	certificate, err := tls.LoadX509KeyPair(f.etcdCert, f.etcdKey)
+	if err != nil {
+		return nil, fmt.Errorf("--etcd-cert, --etcd-key: %w", err)
+	}
+	return &certificate, nil
 }
 
 // advertised is the address that others find us at when we lead.

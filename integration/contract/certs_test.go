@@ -88,7 +88,12 @@ func (a *authority) write(t testing.TB, c certificate, subject pkix.Name, dnsNam
 	}
 	replace(t, c.cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 	replace(t, c.key, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER}))
-	replace(t, c.ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.certificate.Raw}))
+	replace(t, c.ca, a.pem())
+}
+
+// pem is the authority's certificate as a file has it.
+func (a *authority) pem() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.certificate.Raw})
 }
 
 func replace(t testing.TB, name string, text []byte) {

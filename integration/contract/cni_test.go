@@ -105,6 +105,19 @@ func TestPluginWithAgent(t *testing.T) {
 		return cni(t, "STATUS", netconf("1.1.0", a.socket, "")).lacks()
 	})
 	refuses(t, cni(t, "STATUS", netconf("1.1.0", a.socket, `, "pools": ["nowhere"]`)), 50, "nowhere")
+	// What is not built, or not ours, is refused by its name.
+	apply(t, i.address, manifest("IPPool", "moving", "{cidr: 10.250.0.0/24, kind: Floating}")).shows(t)
+	eventually(t, "the agent to know the pool", func() error {
+		got := cni(t, "ADD", netconf("1.0.0", a.socket, `, "pools": ["moving"]`))
+		if !strings.Contains(got.out, "Floating") {
+			return fmt.Errorf("%s", got)
+		}
+		return nil
+	})
+	foreign := strings.Replace(netconf("1.0.0", a.socket, ""), `"ipam"`, `"runtimeConfig": {"ips": ["203.0.113.7"]}, "ipam"`, 1)
+	if got := cni(t, "ADD", foreign); got.code == 0 || !strings.Contains(got.out, "203.0.113.7") {
+		t.Errorf("a static address outside all pools: %s", got)
+	}
 	added := cni(t, "ADD", netconf("1.1.0", a.socket, `, "pools": ["pods"]`)).
 		shows(t, "/16", `"gateway": "10.244.0.1"`, `"dst": "0.0.0.0/0"`)
 	if again := cni(t, "ADD", netconf("1.1.0", a.socket, "")); again.out != added.out {

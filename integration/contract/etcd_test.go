@@ -60,6 +60,15 @@ func serveEtcd(text string) error {
 type etcd struct {
 	endpoints string // as --etcd-endpoints takes them
 	members   []*process
+	orders    []string // each member's, to launch it again
+}
+
+// launch starts a member, for the first time or after its end.
+func (e *etcd) launch(t testing.TB, number int) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = environ(etcdEnv + "=" + e.orders[number])
+	e.members[number] = launch(t, fmt.Sprint("etcd ", number), cmd)
 }
 
 // startEtcd runs a cluster of so many members; they need not be waited for. An empty certificate: no TLS.
@@ -79,16 +88,15 @@ func startEtcd(t testing.TB, size int, c certificate) *etcd {
 		members = append(members, m)
 		clients, peers = append(clients, m.Client), append(peers, m.Name+"="+m.Peer)
 	}
-	cluster := &etcd{endpoints: strings.Join(clients, ",")}
-	for _, m := range members {
+	cluster := &etcd{endpoints: strings.Join(clients, ","), members: make([]*process, size)}
+	for i, m := range members {
 		m.Cluster = strings.Join(peers, ",")
 		text, err := json.Marshal(m)
 		if err != nil {
 			t.Fatal(err)
 		}
-		cmd := exec.Command(os.Args[0])
-		cmd.Env = environ(etcdEnv + "=" + string(text))
-		cluster.members = append(cluster.members, launch(t, "etcd "+m.Name, cmd))
+		cluster.orders = append(cluster.orders, string(text))
+		cluster.launch(t, i)
 	}
 	return cluster
 }
@@ -114,7 +122,8 @@ func electedAmong(t testing.TB, a, b *ipamd) (leader, follower *ipamd) {
 func TestExternalEtcd(t *testing.T) {
 	t.Parallel()
 	theirs := newAuthority(t, "etcd")
-	cluster := startEtcd(t, 1, theirs.issue(t, server))
+	files := theirs.issue(t, server)
+	cluster := startEtcd(t, 1, files)
 	client := theirs.issue(t, named("ipamd"))
 	on := func(flags ...string) *ipamd {
 		return startIpamd(t, append([]string{"--insecure", "--etcd-endpoints", cluster.endpoints}, flags...)...)
@@ -149,6 +158,15 @@ func TestExternalEtcd(t *testing.T) {
 			t.Errorf("%s: exit code %d", name, code)
 		}
 	}
+	// etcd's clients get another authority: ipamd shows its new certificate without a restart.
+	cluster.members[0].kill()
+	next := newAuthority(t, "next")
+	replace(t, files.ca, next.pem())
+	next.write(t, certificate{client.cert, client.key, filepath.Join(t.TempDir(), "ca.crt")}, named("ipamd"))
+	cluster.launch(t, 0)
+	eventually(t, "ipamd to return to etcd with its new certificate", func() error {
+		return apply(t, first.address, pool("more", "10.245.0.0/16")).lacks("more")
+	})
 }
 
 // TestTwoIpamd on an etcd of three: one leads, the other reads and points to it, and either may go; so may a member.

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -127,6 +128,9 @@ func copyBinaries() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if err := lookAtSources(root); err != nil {
+		return "", err
+	}
 	folder, err := os.MkdirTemp("", "clearway-contract-")
 	if err != nil {
 		return "", err
@@ -137,6 +141,18 @@ func copyBinaries() (string, error) {
 		}
 	}
 	return folder, nil
+}
+
+// lookAtSources lists the folders that the binaries are built from: the test cache then knows that the result rests on
+// them, and runs the tests again when a file changes.
+func lookAtSources(root string) error {
+	for _, room := range []string{"cmd", "ipam", "bgp", "proto"} {
+		err := filepath.WalkDir(filepath.Join(root, room), func(_ string, _ fs.DirEntry, err error) error { return err })
+		if err != nil {
+			return fmt.Errorf("sources: %w", err)
+		}
+	}
+	return nil
 }
 
 func copyFile(to, from string) error {
