@@ -225,6 +225,13 @@ func (c *comparison) goOn() bool {
 
 // found takes what the kernel has of ours at a prefix.
 func (w *Writer) found(e *entry, to *group, doubled bool) {
+	if e.prefix.Addr().Is6() && loneHop(to) && loneHop(e.have) {
+		told := to.legs[0]
+		told.weight = e.have.legs[0].weight // a lone hop is told without it, and has it again when another is added
+		if told == e.have.legs[0] {
+			to = e.have
+		}
+	}
 	if e.have == to && !e.blocked && !doubled {
 		return
 	}
@@ -233,3 +240,5 @@ func (w *Writer) found(e *entry, to *group, doubled bool) {
 	e.doubled = doubled
 	w.enqueue(e)
 }
+
+func loneHop(g *group) bool { return g != nil && g.reject == 0 && len(g.legs) == 1 }

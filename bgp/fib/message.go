@@ -107,9 +107,13 @@ func (m *buffer) route(prefix netip.Prefix, w who, scope, kind uint8, flags uint
 	m.attr32(unix.RTA_TABLE, w.table)
 }
 
+// plain tells whether a route's hops can be written without RTA_MULTIPATH. A weight can't: it counts where a hop is
+// added to others.
+func plain(legs []leg) bool { return len(legs) == 1 && legs[0].weight == 1 }
+
 // legs writes where the route leads: one hop plainly, several as RTA_MULTIPATH.
 func (m *buffer) legs(dst netip.Addr, legs []leg) {
-	if len(legs) == 1 {
+	if plain(legs) {
 		m.attr32(unix.RTA_OIF, uint32(legs[0].ifindex))
 		m.gateway(dst, legs[0].gateway)
 		return
@@ -133,7 +137,7 @@ func (m *buffer) newRoute(seq uint32, flags uint16, prefix netip.Prefix, w who, 
 	switch {
 	case reject != 0:
 		m.route(prefix, w, unix.RT_SCOPE_UNIVERSE, reject, 0)
-	case len(legs) == 1:
+	case plain(legs):
 		m.route(prefix, w, unix.RT_SCOPE_UNIVERSE, unix.RTN_UNICAST, nexthopFlags(legs[0]))
 		m.legs(prefix.Addr(), legs)
 	default:

@@ -1,7 +1,10 @@
 package fib
 
 import (
+	"strings"
 	"testing"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/clearway/clearway/bgp/route"
 )
@@ -58,4 +61,55 @@ func TestRouteKinds(t *testing.T) {
 		waitFor(t, "count", func() bool { return w.Count() == 0 })
 		stop()
 	}
+}
+
+// A hop has its weight whichever way it comes and whatever it was before, and a comparison finds nothing to mend.
+func TestWeights(t *testing.T) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			inNetns(t)
+			fabric(t)
+			w := open(t, Options{})
+			w.Settled()
+			for _, step := range []struct {
+				hops []string
+				want string // weights in order of hop
+			}{
+				{[]string{f.hop1}, ""},
+				{[]string{f.hop1, f.hop2 + "*3"}, "1 3"},
+				{[]string{f.hop1 + "*2", f.hop2 + "*3"}, "2 3"},
+				{[]string{f.hop1}, ""}, // alone it has no weight to be seen, and the kernel keeps it
+				{[]string{f.hop1, f.hop3}, "1 1"},
+				{[]string{f.hop1, f.hop2 + "*3", f.hop3 + "*2"}, "1 3 2"},
+			} {
+				change := via(f.prefix, step.hops...)
+				w.apply(change)
+				w.turn(t.Context())
+				expectState(t, w, change, route.Installed)
+				for range 2 {
+					got := hopsShown(t, f.prefix)
+					var weights []string
+					for _, hop := range strings.Split(got, " nexthop ")[1:] {
+						weights = append(weights, strings.Fields(hop)[5])
+					}
+					if strings.Join(weights, " ") != step.want {
+						t.Fatalf("%v: kernel has %s, want weights %s", step.hops, got, step.want)
+					}
+					writes := written(w)
+					w.compare(t)
+					if written(w) != writes {
+						t.Errorf("%v: the comparison has led to writes", step.hops)
+					}
+				}
+			}
+		})
+	}
+}
+
+// written is how many requests the kernel has carried out.
+func written(w *Writer) (n float64) {
+	for kind := stepCreate; kind <= stepDelete; kind++ {
+		n += testutil.ToFloat64(w.metrics.writes.WithLabelValues(kind.String()))
+	}
+	return n
 }
