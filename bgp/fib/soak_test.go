@@ -45,7 +45,9 @@ func (n *neighbour) route(p netip.Prefix, hop netip.Addr) *netlink.Route {
 func (n *neighbour) act(w *Writer, p netip.Prefix) {
 	hop := soakHop(p.Addr().Is6(), n.rand.IntN(3))
 	r := n.route(p, hop)
-	switch kind := n.rand.IntN(4); {
+	switch kind := n.rand.IntN(5); {
+	case kind == 4 && p.Addr().Is6():
+		n.appendTwo(p, hop, soakHop(true, n.rand.IntN(3)))
 	case kind == 0:
 		if err := n.h.RouteAdd(r); err == nil {
 			n.hops[p] = map[netip.Addr]bool{hop: true}
@@ -78,6 +80,26 @@ func (n *neighbour) act(w *Writer, p netip.Prefix) {
 		}
 		delete(n.hops, p)
 	}
+}
+
+// appendTwo adds two hops in one message.
+func (n *neighbour) appendTwo(p netip.Prefix, one, two netip.Addr) {
+	if one == two {
+		return
+	}
+	r := n.route(p, one)
+	r.Gw, r.MultiPath = nil, []*netlink.NexthopInfo{{Gw: one.AsSlice()}, {Gw: two.AsSlice()}}
+	err := n.h.RouteAppend(r)
+	if errors.Is(err, unix.EEXIST) {
+		return // one of them is there, so that the kernel has taken neither
+	}
+	if err != nil {
+		n.t.Fatalf("append %v: %v", r, err)
+	}
+	if n.hops[p] == nil {
+		n.hops[p] = make(map[netip.Addr]bool)
+	}
+	n.hops[p][one], n.hops[p][two] = true, true
 }
 
 // quiet waits until the writer is through with p.
