@@ -55,6 +55,9 @@ func run(ctx context.Context, given *flags, logger *slog.Logger) error {
 	group.Go(func() error {
 		records, err := openStore(ctx, given, listener.Addr(), logger)
 		if err != nil {
+			if ctx.Err() != nil {
+				return nil // it was told to stop while the store was being opened
+			}
 			return err
 		}
 		defer func() {

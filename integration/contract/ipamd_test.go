@@ -189,6 +189,13 @@ func TestIpamdEndsAndReturns(t *testing.T) {
 	i := readyIpamd(t)
 	apply(t, i.address, pool("pods", "10.244.0.0/16")).shows(t, "ippool/pods created")
 	before := ctl(t, i.address, "get", "ippool", "pods", "-o", "yaml").shows(t)
+	for range 3 { // told to stop while it opens its store
+		early := startIpamd(t, "--insecure", "--data-dir", filepath.Join(t.TempDir(), "early"))
+		eventually(t, "/healthz", func() error { return status(early.metrics, "/healthz", http.StatusOK, "ok") })
+		if code := early.end(t, syscall.SIGTERM); code != 0 {
+			t.Errorf("SIGTERM at the start: exit code %d", code)
+		}
+	}
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGKILL} {
 		code := i.end(t, signal)
 		if signal != syscall.SIGKILL && code != 0 {
