@@ -103,7 +103,7 @@ func (c command) run(t testing.TB, program string, argv ...string) answer {
 	cmd := exec.CommandContext(ctx, binaries.path(t, program), argv...)
 	var out, errOut bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(c.stdin), &out, &errOut
-	cmd.Env, cmd.Dir, cmd.WaitDelay = environ(c.env...), t.TempDir(), time.Second
+	cmd.Env, cmd.Dir, cmd.WaitDelay, cmd.SysProcAttr = environ(c.env...), t.TempDir(), time.Second, mortal()
 	err := cmd.Run()
 	got := answer{argv: append([]string{program}, argv...), out: out.String(), errOut: errOut.String()}
 	if ctx.Err() != nil {
@@ -116,6 +116,9 @@ func (c command) run(t testing.TB, program string, argv ...string) answer {
 	}
 	return got
 }
+
+// mortal ends a program with the tests, also when those are killed.
+func mortal() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }
 
 // run calls a program with nothing on its standard input.
 func run(t testing.TB, program string, argv ...string) answer {
@@ -166,6 +169,7 @@ func launch(t testing.TB, name string, cmd *exec.Cmd) *process {
 	t.Helper()
 	p := &process{name: name, cmd: cmd, log: &lines{}, done: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr, cmd.Dir = p.log, p.log, t.TempDir()
+	cmd.SysProcAttr = mortal()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
