@@ -39,6 +39,10 @@ func inNetwork(network *os.File, fn func() error) error {
 	})
 }
 
+// The main thread is the one that cannot be thrown away: the runtime parks it for good, and with it the namespaces it is
+// in. The main goroutine keeps it, so that no other is ever run on it.
+func init() { runtime.LockOSThread() }
+
 func onThread(fn func() error) error {
 	result := make(chan error, 1)
 	go func() {

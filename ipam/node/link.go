@@ -54,6 +54,9 @@ func (s *session) judge(err error) {
 // session is the present one; nil: there is none.
 func (n *Node) session() *session { return n.current.Load() }
 
+// electionWait is the longest pause while an ipamd answers that none of them leads: an election takes seconds.
+const electionWait = 3 * time.Second
+
 // link keeps one session with ipamd, as long as there is one to be had.
 type link struct {
 	*Node
@@ -78,7 +81,11 @@ func (l *link) run(ctx context.Context) error {
 			lastErr = ""
 		}
 		wait := retry.NextBackOff()
-		if leader := leaderIn(err); leader != nil && leader.GetLeader() != "" && leader.GetLeader() != server {
+		switch leader := leaderIn(err); {
+		case leader == nil:
+		case leader.GetLeader() == "" || leader.GetLeader() == server:
+			wait = min(wait, electionWait)
+		default:
 			l.leader, wait = leader.GetLeader(), min(wait, time.Second)
 		}
 		if status.Code(err) == codes.AlreadyExists {
@@ -158,6 +165,7 @@ func (l *link) register(ctx context.Context, s *session) error {
 		Node: l.options.Node, NodeUid: l.options.NodeUID, MachineId: l.options.MachineID, BootId: l.options.BootID,
 		JournalId: l.journal.ID().String(), JournalNumber: int64(number), Labels: l.options.Labels,
 		AgentVersion: l.options.Version, ProcessId: l.process, HeldBlocks: held,
+		HeldIncarnation: l.snapshot().GetIncarnation(),
 	}
 	for _, address := range l.options.Addresses {
 		request.Addresses = append(request.Addresses, address.String())

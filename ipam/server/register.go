@@ -215,11 +215,13 @@ func (p *plan) startMirror(request *clearwayv1.RegisterRequest, was mirror, mirr
 }
 
 // judgeHeld compares what an agent believes to hold with what it owns. A block that nobody has, in a pool's free
-// space, is its again: its Pods may hold addresses in it. Every other one is lost.
+// space, is its again: its Pods may hold addresses in it. Every other one is lost. A store that does not know the pool
+// may have lost it, and then the node goes on alone rather than give up addresses that are in use (OneHolder).
 func (p *plan) judgeHeld(
 	request *clearwayv1.RegisterRequest, uid string,
 ) (lost []string, adopted map[string]bool, err error) {
 	adopted = map[string]bool{}
+	otherStore := request.GetHeldIncarnation() != "" && request.GetHeldIncarnation() != p.incarnation
 	for _, held := range request.GetHeldBlocks() {
 		prefix, err := netip.ParsePrefix(held.GetCidr())
 		if err != nil || prefix != prefix.Masked() {
@@ -228,6 +230,11 @@ func (p *plan) judgeHeld(
 		block := p.blocks[prefix]
 		switch {
 		case p.owns(request.GetNode(), block):
+		case otherStore && block == nil && p.pools[held.GetPool()] == nil:
+			return nil, nil, status.Errorf(codes.FailedPrecondition, "node %q went by another store, and this one knows no pool %q, "+
+				"of which it holds block %s: apply the pools as they were, and its blocks are taken over; "+
+				"or, if this is another cluster, empty the node's data folder when no Pod runs on it",
+				request.GetNode(), held.GetPool(), held.GetCidr())
 		case block == nil && len(adopted) < maxAdopted && p.adopt(prefix, held, request, uid):
 			adopted[held.GetCidr()] = true
 		default:

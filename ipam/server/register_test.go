@@ -3,6 +3,7 @@ package server_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -257,6 +258,26 @@ func TestHeldBlocksThatNobodyHasAreAdopted(t *testing.T) {
 	if got := a.registered; len(got.GetBlocks()) != 1 || got.GetBlocks()[0].GetCidr() != "10.244.1.0/26" ||
 		!slices.Equal(got.GetLostBlocks(), []string{"10.244.0.0/26", "10.9.0.0/26"}) {
 		t.Errorf("got %v", got)
+	}
+}
+
+// A store that is new, or was lost, tells nobody that his blocks are not his before it knows their pools.
+func TestHeldBlocksOfAnotherStore(t *testing.T) {
+	d := start(t, newFake())
+	d.apply(ipPool("pods", "10.244.0.0/16"))
+	request := &clearwayv1.RegisterRequest{
+		Node: "n1", BootId: "b", JournalId: "j", ProcessId: "p", HeldIncarnation: "another",
+		HeldBlocks: []*clearwayv1.BlockSpec{{Cidr: "10.244.1.0/26", Pool: "pods"}, {Cidr: "10.9.0.0/26", Pool: "late"}},
+	}
+	_, err := d.Register(testContext(t), request)
+	wantCode(t, err, codes.FailedPrecondition)
+	if !strings.Contains(err.Error(), `no pool "late"`) {
+		t.Error(err)
+	}
+	d.apply(ipPool("late", "10.9.0.0/24"))
+	answer, err := d.Register(testContext(t), request)
+	if err != nil || len(answer.GetBlocks()) != 2 || len(answer.GetLostBlocks()) != 0 {
+		t.Errorf("got %v, %v", answer, err)
 	}
 }
 

@@ -88,9 +88,11 @@ type RegisterRequest struct {
 	// A fresh random id of this process; a live session of another process with the same journal is a clone's.
 	ProcessId string `protobuf:"bytes,10,opt,name=process_id,json=processId,proto3" json:"process_id,omitempty"`
 	// What the agent believes it holds (recovery, rule Fenced).
-	HeldBlocks    []*BlockSpec `protobuf:"bytes,11,rep,name=held_blocks,json=heldBlocks,proto3" json:"held_blocks,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	HeldBlocks []*BlockSpec `protobuf:"bytes,11,rep,name=held_blocks,json=heldBlocks,proto3" json:"held_blocks,omitempty"`
+	// The incarnation of the store that the agent last went by; empty: none.
+	HeldIncarnation string `protobuf:"bytes,12,opt,name=held_incarnation,json=heldIncarnation,proto3" json:"held_incarnation,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *RegisterRequest) Reset() {
@@ -198,6 +200,13 @@ func (x *RegisterRequest) GetHeldBlocks() []*BlockSpec {
 		return x.HeldBlocks
 	}
 	return nil
+}
+
+func (x *RegisterRequest) GetHeldIncarnation() string {
+	if x != nil {
+		return x.HeldIncarnation
+	}
+	return ""
 }
 
 type RegisterResponse struct {
@@ -1862,7 +1871,7 @@ const file_clearway_v1_node_service_proto_rawDesc = "" +
 	"\n" +
 	"\x1eclearway/v1/node_service.proto\x12\vclearway.v1\x1a\"clearway/v1/resource_service.proto\x1a\x1bclearway/v1/resources.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"#\n" +
 	"\tNotLeader\x12\x16\n" +
-	"\x06leader\x18\x01 \x01(\tR\x06leader\"\xd6\x03\n" +
+	"\x06leader\x18\x01 \x01(\tR\x06leader\"\x81\x04\n" +
 	"\x0fRegisterRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x19\n" +
 	"\bnode_uid\x18\x02 \x01(\tR\anodeUid\x12\x1d\n" +
@@ -1879,7 +1888,8 @@ const file_clearway_v1_node_service_proto_rawDesc = "" +
 	"process_id\x18\n" +
 	" \x01(\tR\tprocessId\x127\n" +
 	"\vheld_blocks\x18\v \x03(\v2\x16.clearway.v1.BlockSpecR\n" +
-	"heldBlocks\x1a9\n" +
+	"heldBlocks\x12)\n" +
+	"\x10held_incarnation\x18\f \x01(\tR\x0fheldIncarnation\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf3\x02\n" +
