@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -74,7 +75,7 @@ func configure(image v1.Image, version string) (v1.Image, error) {
 		return nil, err
 	}
 	file = file.DeepCopy()
-	file.Architecture, file.OS = "amd64", "linux"
+	file.Architecture, file.OS = runtime.GOARCH, "linux" // of the machine that built the binaries
 	file.Config.Env = []string{"PATH=/usr/bin"}
 	file.Config.Labels = map[string]string{
 		"org.opencontainers.image.title":    "clearway",

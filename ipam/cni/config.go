@@ -17,11 +17,11 @@ import (
 // DefaultSocket is where the agent listens unless the network configuration says otherwise.
 const DefaultSocket = "/run/clearway/agent.sock"
 
-// Bounds of the input. A socket's path is the kernel's sun_path less its final zero (unix(7)).
+// Bounds of the input, the last two as the agent has them. A socket's path is the kernel's sun_path less its final zero (unix(7)).
 const (
 	maxSocketPath = 107
-	maxPools      = 32
-	maxAddresses  = 32
+	maxPools      = 16
+	maxAddresses  = 16
 )
 
 // config is what the plugin reads of the network configuration on its standard input.

@@ -29,7 +29,7 @@ func TestNamedErrorsOfTheConfiguration(t *testing.T) {
 		{`{"socket": "agent.sock"}`, `7 ipam.socket: "agent.sock" is not an absolute path (the default is /run/clearway/agent.sock)`},
 		{`{"socket": "/` + strings.Repeat("x", 107) + `"}`, `7 ipam.socket: "/` + strings.Repeat("x", 107) + `" has 108 bytes (a socket's path has at most 107)`},
 		{`{"pools": ["a", ""]}`, `7 ipam.pools[1]: is empty (the name of an IPPool)`},
-		{`{"pools": [` + strings.Repeat(`"a",`, 32) + `"a"]}`, `7 ipam.pools: has 33 names (at most 32)`},
+		{`{"pools": [` + strings.Repeat(`"a",`, 16) + `"a"]}`, `7 ipam.pools: has 17 names (at most 16)`},
 	} {
 		_, err := parseConfig(fmt.Appendf(nil, `{"cniVersion": "1.1.0", "name": "pods", "type": "ptp", "mtu": 9000, "ipam": %s}`, test.ipam))
 		if got := told(err); got != test.want {

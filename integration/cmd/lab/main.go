@@ -48,11 +48,17 @@ func command() *cobra.Command {
 	demo.Flags().BoolVar(&once, "once", false, "end when all was shown")
 	var name string
 	run := &cobra.Command{
-		Use: "exec NODE -- COMMAND...", Short: "Run a command in a node of a lab that is up", Args: cobra.MinimumNArgs(2),
-		RunE: func(_ *cobra.Command, args []string) error { return attach(name, args[0], args[1:]) },
+		Use: "exec NODE [--] COMMAND...", Short: "Run a command in a node of a lab that is up", Args: cobra.MinimumNArgs(2),
+		RunE: func(_ *cobra.Command, args []string) error {
+			command := args[1:]
+			if command[0] == "--" && len(command) > 1 { // behind the first argument it is none of pflag's business
+				command = command[1:]
+			}
+			return attach(name, args[0], command)
+		},
 	}
 	run.Flags().StringVar(&name, "lab", "", "the lab, when several are up")
-	run.Flags().SetInterspersed(false)
+	run.Flags().SetInterspersed(false) // the command's flags are its own
 	root.AddCommand(demo, run,
 		&cobra.Command{
 			Use: "up FILE", Short: "Raise a topology; stays up until Ctrl-C, or lab down", Args: cobra.ExactArgs(1),

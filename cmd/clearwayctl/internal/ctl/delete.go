@@ -17,7 +17,7 @@ import (
 	"github.com/clearway/clearway/proto/clearway/v1"
 )
 
-const poweredOffHelp = "the node's machine is off and will not come back with its Pods: give its blocks on at once"
+const poweredOffHelp = "the node's machine is off and will not come back with its Pods: give its blocks on after the cooldown"
 
 // deletion is what the flags of a delete say.
 type deletion struct {

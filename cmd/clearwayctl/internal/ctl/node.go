@@ -34,9 +34,9 @@ func (a *app) nodeDeleteCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "delete NAME",
 		Short: "Remove a node",
-		Long: `Remove a node. Its blocks are given on after its agent has acknowledged the loss, or after an hour in which neither
-an agent nor a peer holds them. With --powered-off you vouch that the machine is off and will not come back with its
-Pods: then they are given on at once. If it is wrong, two machines answer for the same addresses.`,
+		Long: `Remove a node. Its blocks stay its own until its agent comes back: silence alone gives nothing on. With --powered-off
+you vouch that the machine is off and will not come back with its Pods: then its blocks rest for the cooldown and are
+given on. If it is wrong, two machines answer for the same addresses.`,
 		Example: `  clearwayctl node delete node7
   clearwayctl node delete node7 --powered-off`,
 		Args: cobra.ExactArgs(1),
