@@ -157,6 +157,7 @@ func (r *rooms) serve(ctx context.Context, socket net.Listener) error {
 	group.Go(func() error { return r.bgp.Run(ctx) })
 	group.Go(func() error { return r.node.Run(ctx) })
 	group.Go(func() error { return server.Serve(socket) })
+	group.Go(func() error { return keepMemory(ctx) })
 	group.Go(func() error {
 		<-ctx.Done()
 		// At once: a plugin whose call is cut off tries the next agent, which gives the same answer.
