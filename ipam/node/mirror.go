@@ -12,7 +12,9 @@ import (
 )
 
 const (
-	// mirrorDelay is how long changes are gathered before they are sent.
+	// mirrorDelay is how long changes are gathered before they are sent, and the pause between pieces: a node that makes
+	// more than a thousand changes a second is behind with its mirror for a while, and takes no more than its share of
+	// ipamd and etcd. What it has undone by then is never sent.
 	mirrorDelay = 250 * time.Millisecond
 	// mirrorPiece bounds the addresses in one call; mirrorTimeout the call.
 	mirrorPiece   = 500
@@ -23,39 +25,33 @@ const (
 
 // mirror copies the journal's changes to ipamd, within about a second.
 func (l *link) mirror(ctx context.Context, s *session) error {
-	have, pause := s.mirrored, time.Duration(0)
+	have, pause := s.mirrored, mirrorDelay
 	for {
-		for have != l.book.number() {
-			got, err := l.mirrorOnce(ctx, s, have)
-			if err != nil {
-				return fmt.Errorf("mirror assignments: %w", err)
+		if have == l.book.number() {
+			select {
+			case <-l.mirrorDue:
+			case <-ctx.Done():
+				return ctx.Err()
 			}
-			if pause = 0; got == have { // no way on: not at full speed, at least
-				pause = mirrorPause
-				break
-			}
-			have = got
 		}
 		select {
-		case <-l.mirrorDue:
-		case <-timeOf(pause):
+		case <-time.After(pause):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		select {
-		case <-time.After(mirrorDelay):
-		case <-ctx.Done():
-			return ctx.Err()
+		if have == l.book.number() {
+			continue // it was due for what has been sent already
 		}
+		got, err := l.mirrorOnce(ctx, s, have)
+		if err != nil {
+			return fmt.Errorf("mirror assignments: %w", err)
+		}
+		pause = mirrorDelay
+		if got == have { // no way on: not at full speed, at least
+			pause = mirrorPause
+		}
+		have = got
 	}
-}
-
-// timeOf is time.After, or never for 0.
-func timeOf(d time.Duration) <-chan time.Time {
-	if d == 0 {
-		return nil
-	}
-	return time.After(d)
 }
 
 // mirrorOnce sends the next piece, or the whole where pieces do not lead on, and tells what the mirror has then.

@@ -385,19 +385,30 @@ func (p *plan) mirror(
 	return false
 }
 
-// mirrorOps are the writes that bring a node's copy to where the changes lead; none for what is there already.
+// mirrorOps are the writes that bring a node's copy to where the changes lead, none for what is there already. They end
+// with one more than a transaction takes: then there is more, and what comes behind is found the next time.
 func (p *plan) mirrorOps(name string, changes changes, replace bool) []record.Op {
 	var ops []record.Op
 	have := p.assignments[name]
 	for address, spec := range changes.assigned {
+		if len(ops) > maxRewrite {
+			return ops
+		}
 		if !proto.Equal(have[address], spec) {
 			ops = append(ops, record.Op{Key: record.AssignmentKey(name, address), Value: mustMarshal(spec)})
 		}
 	}
-	for address, spec := range have {
+	gone := maps.Keys(changes.released)
+	if replace {
+		gone = maps.Keys(have)
+	}
+	for address := range gone {
+		if len(ops) > maxRewrite {
+			return ops
+		}
+		spec, there := have[address]
 		_, kept := changes.assigned[address]
-		number, released := changes.released[address]
-		if !kept && (replace || (released && spec.GetJournalNumber() <= number)) {
+		if there && !kept && (replace || spec.GetJournalNumber() <= changes.released[address]) {
 			ops = append(ops, record.Op{Key: record.AssignmentKey(name, address)})
 		}
 	}
