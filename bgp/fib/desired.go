@@ -46,6 +46,7 @@ func (w *Writer) takeInbox() {
 	if settled && !w.core.settled {
 		w.core.settled = true
 		w.prune()
+		w.resolveDoubts()
 	}
 }
 

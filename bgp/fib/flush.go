@@ -47,6 +47,7 @@ func (w *Writer) flushAll(ctx context.Context) error {
 	w.inbox.take()
 	w.inbox.merged()
 	w.core.deaf = false // what is left to do are removals, and those name what is ours
+	w.resolveDoubts()
 	left := 0
 	for range flushRounds {
 		if ctx.Err() != nil {

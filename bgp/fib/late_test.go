@@ -197,7 +197,7 @@ func TestLinkOfAMergedHopGoesDown(t *testing.T) {
 }
 
 // Hops of ours from before a restart are hidden in a route that goes by another's name. When the other goes, its name
-// goes too, and a comparison is made at once to see what is left.
+// goes too, and a comparison is made at once to see what is left, though not every source has spoken yet.
 func TestForeignRoutesHidOurs(t *testing.T) {
 	inNetns(t)
 	fabric(t)
@@ -205,7 +205,6 @@ func TestForeignRoutesHidOurs(t *testing.T) {
 	ip(t, "-6 route add "+f.prefix+" via "+f.hop3+" dev n3 proto static metric 20")
 	ip(t, "-6 route append "+f.prefix+" via "+f.hop1+" dev n1 proto 73 metric 20")
 	w := open(t, Options{})
-	w.Settled()
 	ours := via(f.prefix, f.hop1)
 	w.apply(ours)
 	w.turn(t.Context())
@@ -248,6 +247,54 @@ func TestForeignRoutesBehindManyNotifications(t *testing.T) {
 			expectState(t, w, ours, route.Conflict)
 			if got := shown(t, f.prefix); got != theirs {
 				t.Errorf("another's route was\n %s\nand is\n %s", theirs, got)
+			}
+		})
+	}
+}
+
+// A hop of ours from before a restart is hidden in a route that goes by another's name, and nobody desires it any more.
+// It goes when every source has spoken, or on Flush, and another's hops stay.
+func TestForeignRoutesHideWhatIsToGo(t *testing.T) {
+	f := families[1]
+	for _, tc := range []struct {
+		name   string
+		change func(w *Writer)
+		want   string
+		left   []string
+	}{
+		{"not settled", func(w *Writer) {}, "", []string{f.hop3, f.hop2, f.hop1}},
+		{"settled", (*Writer).Settled, "", []string{f.hop3, f.hop2}},
+		{"flushed", func(w *Writer) {
+			if err := w.Flush(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}, "", []string{f.hop3, f.hop2}},
+		{"another desired", func(w *Writer) { w.apply(via(f.prefix, "fe80::7%n1")); w.Settled() }, "Conflict", []string{f.hop3, f.hop2}},
+		{"desired", func(w *Writer) { w.apply(via(f.prefix, f.hop1)); w.Settled() }, "Conflict", []string{f.hop3, f.hop2, f.hop1}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			inNetns(t)
+			fabric(t)
+			ip(t, "-6 route add "+f.prefix+" via "+f.hop3+" dev n3 proto static metric 20")
+			ip(t, "-6 route append "+f.prefix+" via "+f.hop1+" dev n1 proto 73 metric 20")
+			ip(t, "-6 route append "+f.prefix+" via "+f.hop2+" dev n2 proto static metric 20")
+			w := open(t, Options{})
+			tc.change(w)
+			w.turn(t.Context())
+			for range 2 {
+				got := shown(t, f.prefix)
+				for _, hop := range []string{f.hop1, f.hop2, f.hop3, "fe80::7"} {
+					if strings.Contains(got, hop) != slices.Contains(tc.left, hop) {
+						t.Errorf("kernel has %s, want hops %v", got, tc.left)
+					}
+				}
+				if tc.name == "flushed" {
+					return
+				}
+				if status := w.Status(via(f.prefix).Prefix); tc.want != "" && status.State != route.Conflict {
+					t.Errorf("it is %v (%s), want %s", status.State, status.Reason, tc.want)
+				}
+				w.compare(t)
 			}
 		})
 	}

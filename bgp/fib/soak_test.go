@@ -250,7 +250,7 @@ func (n *neighbour) agree(w *Writer, desired map[netip.Prefix][]netip.Addr) {
 			return
 		}
 		if time.Now().After(deadline) {
-			n.t.Fatal(last)
+			n.t.Fatalf("%s\n%s", last, ip(n.t, "-6 route show metric 20")+ip(n.t, "-4 route show metric 20"))
 		}
 	}
 }

@@ -62,9 +62,10 @@ type core struct {
 	outcomes       []outcome
 	round          uint64
 
-	deaf     bool     // notifications were lost, and all has not been compared since
-	blind    bool     // deaf, or some notifications are still to be read: a route of ours may be another's by now
-	heldBack []*entry // until we see
+	deaf     bool           // notifications were lost, and all has not been compared since
+	blind    bool           // deaf, or some notifications are still to be read: a route of ours may be another's by now
+	heldBack []*entry       // until we see
+	doubtful []netip.Prefix // whose merged hops may hide some of ours from before the start: until settled
 
 	reachDirty bool
 	reachAt    time.Time // of the last evaluation
@@ -125,6 +126,7 @@ func (w *Writer) adopt() error {
 		return err
 	}
 	w.applySnapshot(snap, unhurried)
+	w.doubt()
 	r := &w.core.resync
 	r.begin()
 	for !w.drainMonitor() {
