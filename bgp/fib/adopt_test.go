@@ -1,6 +1,7 @@
 package fib
 
 import (
+	"errors"
 	"net/netip"
 	"sync"
 	"testing"
@@ -41,7 +42,7 @@ func TestRunEndsCleanly(t *testing.T) {
 	w, stop := run(t, Options{})
 	w.Apply(blocks(20_000, "10.0.1.9"))
 	waitFor(t, "some routes", func() bool { return w.Count() > 0 })
-	if err := w.Run(t.Context()); err != errRunning {
+	if err := w.Run(t.Context()); !errors.Is(err, errRunning) {
 		t.Errorf("a second Run: %v", err)
 	}
 	if err := w.Close(); err == nil {

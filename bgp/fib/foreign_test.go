@@ -129,7 +129,7 @@ func TestForeignRoutesAppended(t *testing.T) {
 					waitState(t, w, f.prefix, route.Conflict)
 					if restart {
 						stop()
-						w, stop = run(t, Options{})
+						w, _ = run(t, Options{})
 						w.apply(via(f.prefix, f.hop1, f.hop2))
 						w.Settled()
 					}

@@ -1,6 +1,7 @@
 package fib
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
 	"strings"
@@ -25,7 +26,7 @@ func TestNoEarlyPrune(t *testing.T) {
 	waitFor(t, "routes", func() bool { return w.Count() == 5 })
 	stop()
 
-	w, stop = run(t, Options{})
+	w, _ = run(t, Options{})
 	if !w.Sentinel() {
 		t.Error("the sentinel of the last run was not found")
 	}
@@ -119,7 +120,7 @@ func watchRoutes(t testing.TB) func() []seenRoute {
 		var r kernelRoute
 		for {
 			b, err := m.receive()
-			if err == unix.EAGAIN {
+			if errors.Is(err, unix.EAGAIN) {
 				return seen
 			}
 			if err != nil {

@@ -45,7 +45,7 @@ func (r *reach) addTest(in *interner, text string) {
 	l := leg{weight: 1}
 	for i := 1; i < len(words); i++ {
 		value := func() string { i++; return words[i] }
-		number := func() int { return int(netip.MustParsePrefix("0.0.0.0/" + value()).Bits()) }
+		number := func() int { return netip.MustParsePrefix("0.0.0.0/" + value()).Bits() }
 		switch words[i] {
 		case "via":
 			l.gateway = netip.MustParseAddr(value())

@@ -91,11 +91,11 @@ func Open(opts Options) (*Writer, error) {
 	w.core.resync.every, w.core.resync.gap, w.core.resync.done = resyncEvery, resyncGap, make(chan dumped, 1)
 	w.metrics = newMetrics(w)
 	if err := w.open(); err != nil {
-		w.closeSockets()
+		_ = w.closeSockets()
 		return nil, err
 	}
 	if err := w.metrics.register(opts.Registerer); err != nil {
-		w.closeSockets()
+		_ = w.closeSockets()
 		return nil, fmt.Errorf("register route writer metrics: %w", err)
 	}
 	return w, nil
