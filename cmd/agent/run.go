@@ -168,7 +168,7 @@ func (r *rooms) serve(ctx context.Context, socket net.Listener) error {
 }
 
 func (r *rooms) server() *grpc.Server {
-	server := grpc.NewServer(daemon.ServerOptions(insecure.NewCredentials())...) // the socket's mode is its lock
+	server := grpc.NewServer(append(daemon.ServerOptions(insecure.NewCredentials()), grpc.NumStreamWorkers(16))...) // the socket's mode is its lock
 	clearwayv1.RegisterAddressServiceServer(server, r.node.AddressServer())
 	clearwayv1.RegisterResourceServiceServer(server, &resources{rooms: r})
 	status := health.NewServer()
