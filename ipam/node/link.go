@@ -9,6 +9,7 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
@@ -35,6 +36,7 @@ type session struct {
 	id, incarnation string
 	revision        int64
 	mirrored        uint64
+	mirrorPace      *rate.Limiter // of the goroutine that mirrors
 	end             context.CancelCauseFunc
 }
 

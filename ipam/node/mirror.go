@@ -6,18 +6,19 @@ import (
 	"net/netip"
 	"time"
 
+	"golang.org/x/time/rate"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
 )
 
 const (
-	// mirrorDelay is how long changes are gathered before they are sent, and the pause between pieces: a node that makes
-	// more than a thousand changes a second is behind with its mirror for a while, and takes no more than its share of
-	// ipamd and etcd. What it has undone by then is never sent.
+	// mirrorDelay is how long changes are gathered before they are sent, and the least time between two pieces: a node
+	// that makes more than some hundred changes a second is behind with its mirror for a while, and takes no more than
+	// its share of ipamd and etcd. What it has undone by then is never sent.
 	mirrorDelay = 250 * time.Millisecond
-	// mirrorPiece bounds the addresses in one call; mirrorTimeout the call.
-	mirrorPiece   = 500
+	// mirrorPiece bounds the addresses in one call, so that it takes few of etcd's transactions; mirrorTimeout the call.
+	mirrorPiece   = 200
 	mirrorTimeout = 10 * time.Second
 	// mirrorPause is the wait after ipamd said that it has something else than we thought.
 	mirrorPause = time.Second
@@ -25,8 +26,9 @@ const (
 
 // mirror copies the journal's changes to ipamd, within about a second.
 func (l *link) mirror(ctx context.Context, s *session) error {
-	have, pause := s.mirrored, mirrorDelay
-	for {
+	s.mirrorPace = rate.NewLimiter(rate.Every(mirrorDelay), 1)
+	have := s.mirrored
+	for gather := mirrorDelay; ; {
 		if have == l.book.number() {
 			select {
 			case <-l.mirrorDue:
@@ -35,7 +37,7 @@ func (l *link) mirror(ctx context.Context, s *session) error {
 			}
 		}
 		select {
-		case <-time.After(pause):
+		case <-time.After(gather):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -46,9 +48,9 @@ func (l *link) mirror(ctx context.Context, s *session) error {
 		if err != nil {
 			return fmt.Errorf("mirror assignments: %w", err)
 		}
-		pause = mirrorDelay
+		gather = mirrorDelay
 		if got == have { // no way on: not at full speed, at least
-			pause = mirrorPause
+			gather = mirrorPause
 		}
 		have = got
 	}
@@ -90,6 +92,9 @@ func (l *link) mirrorAll(ctx context.Context, s *session) (uint64, error) {
 }
 
 func (l *link) sendMirror(ctx context.Context, s *session, request *clearwayv1.MirrorAssignmentsRequest) (uint64, error) {
+	if err := s.mirrorPace.Wait(ctx); err != nil {
+		return 0, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, mirrorTimeout)
 	defer cancel()
 	request.Node, request.SessionId, request.JournalId = l.options.Node, s.id, l.journal.ID().String()
