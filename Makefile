@@ -76,7 +76,8 @@ bench: lab-deps build plugins ## Measure against host-local, BIRD and FRR side b
 
 .PHONY: demo
 demo: lab-deps build plugins ## Raise the two-rack lab, ping across racks, show it; ONCE=1 ends by itself
-	@go run ./integration/cmd/lab demo $(if $(ONCE),--once)
+	@go build -o bin/lab ./integration/cmd/lab
+	@exec bin/lab demo $(if $(ONCE),--once) # not by "go run", which calls Ctrl-C a failure
 
 .PHONY: image
 image: build ## Build the container image into dist/ (from scratch, no registry, no Docker needed)

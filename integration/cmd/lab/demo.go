@@ -180,12 +180,12 @@ func (d *demonstration) invite() {
 	far := d.pods["r2n2"][0]
 	d.step("It is yours, in another terminal (as root, in this folder):")
 	for _, line := range []string{
-		"go run ./integration/cmd/lab exec r1n1 -- bash",
-		"go run ./integration/cmd/lab exec r1n1 -- ip netns exec pod1 ping " + far.IPv4.String(),
-		"go run ./integration/cmd/lab exec spine -- tcpdump -ni eth1",
-		"go run ./integration/cmd/lab exec tor1 -- vtysh",
-		"go run ./integration/cmd/lab exec ctl -- clearwayctl --insecure bgp peers",
-		"go run ./integration/cmd/lab exec r1n1 -- pkill -9 clearway-agent   # the ping goes on",
+		"bin/lab exec r1n1 -- bash",
+		"bin/lab exec r1n1 -- ip netns exec pod1 ping " + far.IPv4.String(),
+		"bin/lab exec spine -- tcpdump -ni eth1",
+		"bin/lab exec tor1 -- vtysh",
+		"bin/lab exec ctl -- clearwayctl --insecure bgp peers",
+		"bin/lab exec r1n1 -- pkill -9 clearway-agent   # the ping goes on",
 	} {
 		d.detail("%s", line)
 	}
