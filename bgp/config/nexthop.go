@@ -16,8 +16,14 @@ type LocalAddress struct {
 // that the session runs over. An eBGP peer on the same link takes no other (RFC 4271 section 5.1.3), and may know no road to the
 // node's own address, which is on a loopback where a node has several links.
 func (n *Neighbor) SetNextHops(global Global, local []LocalAddress) {
-	n.NextHop4 = n.nextHop(route.IPv4, global, local)
-	n.NextHop6 = n.nextHop(route.IPv6, global, local)
+	for _, family := range n.Families {
+		next := n.nextHop(family, global, local)
+		if family == route.IPv4 {
+			n.NextHop4 = next
+		} else {
+			n.NextHop6 = next
+		}
+	}
 }
 
 func (n *Neighbor) nextHop(family route.Family, global Global, local []LocalAddress) netip.Addr {
@@ -28,8 +34,8 @@ func (n *Neighbor) nextHop(family route.Family, global Global, local []LocalAddr
 		}
 		return own
 	}
-	if n.MultihopTTL > 0 {
-		return own // the peer is on no link of ours; any address it has a road to will do
+	if n.MultihopTTL > 0 || !n.EBGP() && n.MeshNode == "" {
+		return own // the peer may be on no link of ours, and any address that it has a road to will do
 	}
 	return besides(n.SourceAddress, family, own, local)
 }

@@ -3,6 +3,8 @@ package config
 import (
 	"net/netip"
 	"testing"
+
+	"github.com/clearway/clearway/bgp/route"
 )
 
 func TestNextHopIsOfTheSessionsLink(t *testing.T) {
@@ -30,8 +32,14 @@ func TestNextHopIsOfTheSessionsLink(t *testing.T) {
 			[2]string{"172.16.31.1", "fd00:16:7::1"}},
 		{"an address that the machine does not have", Neighbor{Address: addr("192.0.2.1"), SourceAddress: addr("192.0.2.2")},
 			[2]string{"192.0.2.2", "fd00:16:7::1"}},
+		{"an internal peer may be anywhere", Neighbor{Address: addr("172.16.31.0"), SourceAddress: addr("172.16.31.1"), PeerASN: 65001},
+			[2]string{"172.16.31.1", "fd00:16:7::1"}},
+		{"a node of the mesh is on-link", Neighbor{Address: addr("172.16.31.0"), SourceAddress: addr("172.16.31.1"), PeerASN: 65001, MeshNode: "n2"},
+			[2]string{"172.16.31.1", "fd00:16:31::1"}},
 		{"no source address", Neighbor{Address: addr("192.0.2.1")}, [2]string{"172.16.7.1", "fd00:16:7::1"}},
 	} {
+		test.neighbor.Families = []route.Family{route.IPv4, route.IPv6}
+		test.neighbor.LocalASN = 65001
 		test.neighbor.SetNextHops(global, local)
 		if got := [2]string{test.neighbor.NextHop4.String(), test.neighbor.NextHop6.String()}; got != test.want {
 			t.Errorf("%s: next hops %s, want %s", test.name, got, test.want)

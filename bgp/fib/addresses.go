@@ -1,6 +1,7 @@
 package fib
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"syscall"
@@ -31,6 +32,9 @@ func Addresses() ([]Address, error) {
 	}
 	var all []Address
 	for i := range messages {
+		if messages[i].Header.Flags&unix.NLM_F_DUMP_INTR != 0 {
+			return nil, errors.New("list the machine's addresses: they changed meanwhile, and some may be missing")
+		}
 		if messages[i].Header.Type != unix.RTM_NEWADDR {
 			continue
 		}

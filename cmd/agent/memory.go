@@ -15,7 +15,7 @@ const (
 	ballastBytes = 64 << 20
 
 	idleEvery = 3 * time.Second
-	// idleBytes of free memory are worth a collection to give them back.
+	// idleBytes of free memory, and half of what is live, are worth a collection to give them back.
 	idleBytes = 16 << 20
 )
 
@@ -33,7 +33,7 @@ func keepMemory(ctx context.Context) error {
 		case <-tick.C:
 		}
 		now := memoryUse()
-		if made := now.allocated - before.allocated; made < idleBytes && now.spare > idleBytes {
+		if made := now.allocated - before.allocated; made < idleBytes && now.spare > max(idleBytes, now.live/2) {
 			debug.FreeOSMemory()
 		}
 		before = now
@@ -43,6 +43,7 @@ func keepMemory(ctx context.Context) error {
 type memory struct {
 	allocated uint64 // since the start
 	spare     uint64 // garbage and free, of what the process has from the system
+	live      uint64 // found live by the last collection, the ballast among it
 }
 
 func memoryUse() memory {
@@ -53,5 +54,5 @@ func memoryUse() memory {
 	metrics.Read(samples)
 	value := func(i int) uint64 { return samples[i].Value.Uint64() }
 	garbage := value(1) - min(value(1), value(2))
-	return memory{allocated: value(0), spare: garbage + value(3)}
+	return memory{allocated: value(0), spare: garbage + value(3), live: value(2)}
 }

@@ -156,7 +156,12 @@ func (r *rooms) serve(ctx context.Context, socket net.Listener) error {
 	group.Go(func() error { return r.speaker.Run(ctx) })
 	group.Go(func() error { return r.bgp.Run(ctx) })
 	group.Go(func() error { return r.node.Run(ctx) })
-	group.Go(func() error { return server.Serve(socket) })
+	group.Go(func() error {
+		if err := server.Serve(socket); !errors.Is(err, grpc.ErrServerStopped) { // told to stop before it began
+			return err
+		}
+		return nil
+	})
 	group.Go(func() error { return keepMemory(ctx) })
 	group.Go(func() error {
 		<-ctx.Done()

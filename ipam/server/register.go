@@ -230,12 +230,13 @@ func (p *plan) judgeHeld(
 		block := p.blocks[prefix]
 		switch {
 		case p.owns(request.GetNode(), block):
-		case otherStore && block == nil && p.pools[held.GetPool()] == nil:
-			return nil, nil, status.Errorf(codes.FailedPrecondition, "node %q went by another store, and this one knows no pool %q, "+
-				"of which it holds block %s: apply the pools as they were, and its blocks are taken over; "+
+		case otherStore && block == nil && !p.pools[held.GetPool()].carves(prefix):
+			return nil, nil, status.Errorf(codes.FailedPrecondition, "node %q went by another store, and this one has no pool %q "+
+				"of kind Block around %s, which it holds: apply the pools as they were, and its blocks are taken over; "+
 				"or, if this is another cluster, empty the node's data folder when no Pod runs on it",
 				request.GetNode(), held.GetPool(), held.GetCidr())
-		case block == nil && len(adopted) < maxAdopted && p.adopt(prefix, held, request, uid):
+		case block == nil && len(adopted) >= maxAdopted: // the node misses it in its next snapshot, and registers again
+		case block == nil && p.adopt(prefix, held, request, uid):
 			adopted[held.GetCidr()] = true
 		default:
 			lost = append(lost, held.GetCidr())
@@ -244,8 +245,8 @@ func (p *plan) judgeHeld(
 	return lost, adopted, nil
 }
 
-// maxAdopted keeps a registration within one transaction.
-const maxAdopted = 100
+// maxAdopted keeps a registration within one transaction, where each block takes two operations.
+const maxAdopted = 50
 
 func (p *plan) owns(node string, block *clearwayv1.BlockSpec) bool {
 	state := block.GetState()
@@ -258,7 +259,7 @@ func (p *plan) adopt(
 	prefix netip.Prefix, held *clearwayv1.BlockSpec, request *clearwayv1.RegisterRequest, uid string,
 ) bool {
 	from := p.pools[held.GetPool()]
-	if from == nil || from.Kind != pool.Block || !cidr.Contains(from.CIDR, prefix) {
+	if !from.carves(prefix) {
 		return false
 	}
 	live := p.liveOf(prefix)
@@ -276,6 +277,11 @@ func (p *plan) adopt(
 	}))
 	p.sequences = append(p.sequences, from.Name)
 	return true
+}
+
+// carves tells whether blocks come from the pool, and this prefix may be one of them.
+func (p *poolState) carves(prefix netip.Prefix) bool {
+	return p != nil && p.Kind == pool.Block && cidr.Contains(p.CIDR, prefix)
 }
 
 // blocksOwned are a node's own blocks, by address.

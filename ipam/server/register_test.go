@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -278,6 +279,23 @@ func TestHeldBlocksOfAnotherStore(t *testing.T) {
 	answer, err := d.Register(testContext(t), request)
 	if err != nil || len(answer.GetBlocks()) != 2 || len(answer.GetLostBlocks()) != 0 {
 		t.Errorf("got %v, %v", answer, err)
+	}
+}
+
+// A node with more blocks than one transaction takes brings them in several registrations, and loses none.
+func TestManyHeldBlocksComeInRounds(t *testing.T) {
+	d := start(t, newFake())
+	d.apply(ipPool("pods", "10.244.0.0/16"))
+	request := &clearwayv1.RegisterRequest{Node: "n1", BootId: "b", JournalId: "j", ProcessId: "p", HeldIncarnation: "another"}
+	for i := range 120 {
+		cidr := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, byte(i / 4), byte(i % 4 * 64)}), 26)
+		request.HeldBlocks = append(request.HeldBlocks, &clearwayv1.BlockSpec{Cidr: cidr.String(), Pool: "pods"})
+	}
+	for _, want := range []int{50, 100, 120} {
+		answer, err := d.Register(testContext(t), request)
+		if err != nil || len(answer.GetBlocks()) != want || len(answer.GetLostBlocks()) != 0 {
+			t.Fatalf("got %d blocks, %d lost, %v; want %d and none", len(answer.GetBlocks()), len(answer.GetLostBlocks()), err, want)
+		}
 	}
 }
 
