@@ -37,15 +37,15 @@ func (n *Neighbor) nextHop(family route.Family, global Global, local []LocalAddr
 	if n.MultihopTTL > 0 || !n.EBGP() && n.MeshNode == "" {
 		return own // the peer may be on no link of ours, and any address that it has a road to will do
 	}
-	return besides(n.SourceAddress, family, own, local)
+	return Beside(n.SourceAddress, family, own, local)
 }
 
-// besides is the address of a family on the interface that has the session's own address: the node's own address if it
-// is there, else the lowest, so that it is the same at each look.
-func besides(session netip.Addr, family route.Family, own netip.Addr, local []LocalAddress) netip.Addr {
+// Beside is the address of a family on the interface that has another address: the node's own if it is there, else the
+// lowest, so that it is the same at each look. Where there is none, it is the node's own, which may be invalid.
+func Beside(other netip.Addr, family route.Family, own netip.Addr, local []LocalAddress) netip.Addr {
 	on := map[int]bool{}
 	for _, l := range local {
-		if l.Address == session {
+		if l.Address == other {
 			on[l.Interface] = true
 		}
 	}

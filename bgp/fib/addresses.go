@@ -20,27 +20,39 @@ type Address struct {
 const unusable = unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED | unix.IFA_F_DEPRECATED | unix.IFA_F_TEMPORARY
 
 // Addresses lists the machine's global addresses that are in force. One question to the kernel, whatever the number of
-// interfaces.
-func Addresses() ([]Address, error) {
-	answer, err := syscall.NetlinkRIB(unix.RTM_GETADDR, unix.AF_UNSPEC)
+// interfaces; again when they changed meanwhile, since some may be missing then.
+func Addresses() (all []Address, err error) {
+	for range dumpTries {
+		if all, err = listAddresses(); !errors.Is(err, errInterrupted) {
+			break
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("list the machine's addresses: %w", err)
 	}
+	return all, nil
+}
+
+func listAddresses() ([]Address, error) {
+	answer, err := syscall.NetlinkRIB(unix.RTM_GETADDR, unix.AF_UNSPEC)
+	if err != nil {
+		return nil, err
+	}
 	messages, err := syscall.ParseNetlinkMessage(answer)
 	if err != nil {
-		return nil, fmt.Errorf("list the machine's addresses: %w", err)
+		return nil, err
 	}
 	var all []Address
 	for i := range messages {
 		if messages[i].Header.Flags&unix.NLM_F_DUMP_INTR != 0 {
-			return nil, errors.New("list the machine's addresses: they changed meanwhile, and some may be missing")
+			return nil, errInterrupted
 		}
 		if messages[i].Header.Type != unix.RTM_NEWADDR {
 			continue
 		}
 		address, ok, err := parseAddress(&messages[i])
 		if err != nil {
-			return nil, fmt.Errorf("list the machine's addresses: %w", err)
+			return nil, err
 		}
 		if ok {
 			all = append(all, address)

@@ -10,12 +10,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/google/renameio/v2"
 
-	"github.com/clearway/clearway/bgp/fib"
+	"github.com/clearway/clearway/bgp/config"
+	"github.com/clearway/clearway/bgp/route"
 )
 
 // identity is what tells this boot of this machine from others.
@@ -95,7 +95,7 @@ func lookUp(given []netip.Prefix, servers []string) (found []netip.Prefix, compl
 		return nil, false, fmt.Errorf("list interface addresses: %w", err)
 	}
 	if len(given) == 0 {
-		links, err := fib.Addresses()
+		links, err := linkAddresses()
 		if err != nil {
 			return nil, false, err
 		}
@@ -154,24 +154,17 @@ func addressesToward(servers []string, local map[netip.Addr]netip.Prefix) []neti
 	return found
 }
 
-// beside adds, for the family that no server is reached over, an address of the interface that leads to them: the
-// lowest, so that it is the same at each start. Pods get addresses of both families, and the node is their next hop.
-func beside(found []netip.Prefix, links []fib.Address, local map[netip.Addr]netip.Prefix) []netip.Prefix {
+// beside adds, for the family that no server is reached over, an address of the interface that leads to them. Pods get
+// addresses of both families, and the node is their next hop.
+func beside(found []netip.Prefix, links []config.LocalAddress, local map[netip.Addr]netip.Prefix) []netip.Prefix {
 	if len(found) != 1 {
 		return found
 	}
-	first := found[0].Addr()
-	at := slices.IndexFunc(links, func(l fib.Address) bool { return l.Address == first })
-	if at < 0 {
-		return found
+	first, missing := found[0].Addr(), route.IPv4
+	if first.Is4() {
+		missing = route.IPv6
 	}
-	var other netip.Addr
-	for _, l := range links {
-		if l.Interface == links[at].Interface && l.Address.Is4() != first.Is4() && (!other.IsValid() || l.Address.Less(other)) {
-			other = l.Address
-		}
-	}
-	if prefix, ok := local[other]; ok {
+	if prefix, ok := local[config.Beside(first, missing, netip.Addr{}, links)]; ok {
 		found = append(found, prefix)
 	}
 	return found
