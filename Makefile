@@ -7,7 +7,10 @@ MAKEFLAGS   += --no-print-directory
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X github.com/clearway/clearway/cmd/internal/daemon.version=$(VERSION)
 # Static binaries: they run from scratch images and on any node's libc.
-GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)"
+GOBUILD := go build -ldflags "$(LDFLAGS)"
+# Tests, lint and tools are built as the binaries are: everything is compiled once. (Only the race detector needs cgo.)
+export CGO_ENABLED := 0
+export GOFLAGS     := -trimpath
 # The lab is built by root; a package takes minutes where it waits for real daemons.
 TESTFLAGS ?= -timeout 25m
 PLUGINS := github.com/containernetworking/plugins/plugins
@@ -20,14 +23,23 @@ help: ## Print this list
 build: ## Build the four binaries into bin/ (static)
 	@$(GOBUILD) -o bin/clearway-ipamd ./cmd/ipamd
 	@$(GOBUILD) -o bin/clearway-agent ./cmd/agent
-	@CGO_ENABLED=0 go build -trimpath -tags grpcnotrace -ldflags "-s -w -X main.version=$(VERSION)" -o bin/clearway-ipam ./cmd/cni
+	@go build -ldflags "-s -w -X main.version=$(VERSION)" -o bin/clearway-ipam ./cmd/cni
 	@$(GOBUILD) -o bin/clearwayctl ./cmd/clearwayctl
 
 .PHONY: plugins
-plugins: ## Build the CNI plugins that the lab and the benchmarks use, at go.mod's version, into bin/cni/
-	@CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/cni/ptp $(PLUGINS)/main/ptp
-	@CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/cni/host-local $(PLUGINS)/ipam/host-local
+plugins: ## Build the CNI plugins that the lab, the benchmarks and the image use, at go.mod's version, into bin/cni/
+	@go build -ldflags "-s -w" -o bin/cni/ptp $(PLUGINS)/main/ptp
+	@go build -ldflags "-s -w" -o bin/cni/bridge $(PLUGINS)/main/bridge
+	@go build -ldflags "-s -w" -o bin/cni/host-local $(PLUGINS)/ipam/host-local
+	@go build -ldflags "-s -w" -o bin/cni/portmap $(PLUGINS)/meta/portmap
+	@go build -ldflags "-s -w" -o bin/cni/bandwidth $(PLUGINS)/meta/bandwidth
 	@cp -f bin/clearway-ipam bin/cni/clearway-ipam
+
+# A file, so that it is built once: its version and all it needs are pinned there.
+bin/kube-apiserver: .ci/kube-apiserver/go.mod .ci/kube-apiserver/go.sum ## Build the kube-apiserver that the tests start
+	@cd .ci/kube-apiserver && CGO_ENABLED=0 go build -trimpath -o ../../bin/kube-apiserver \
+	  -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$$(go list -m -f '{{.Version}}' k8s.io/kubernetes)" \
+	  k8s.io/kubernetes/cmd/kube-apiserver
 
 .PHONY: generate
 generate: ## Write the generated code anew
@@ -36,8 +48,8 @@ generate: ## Write the generated code anew
 .PHONY: check-generate
 check-generate: generate ## Fail when generated code or go.mod is stale
 	@go mod tidy -diff
-	@git diff --exit-code -- proto || { echo "generated code was stale: commit what 'make generate' wrote"; exit 1; }
-	@test -z "$$(git status --porcelain --untracked-files=all -- proto)" || { git status --short -- proto; exit 1; }
+	@git diff --exit-code -- proto deploy/kubernetes/crds || { echo "generated code was stale: commit what 'make generate' wrote"; exit 1; }
+	@test -z "$$(git status --porcelain --untracked-files=all -- proto deploy/kubernetes/crds)" || { git status --short -- proto deploy/kubernetes/crds; exit 1; }
 
 .PHONY: lint
 lint: ## Check format, vet and lint
@@ -51,7 +63,7 @@ lab-deps: ## Install what the lab lacks (FRR, BIRD, ...) by apt; needs root
 	@integration/install.sh
 
 .PHONY: test
-test: lab-deps build plugins ## Run every test: unit, property, lab; installs what it lacks
+test: lab-deps build plugins bin/kube-apiserver ## Run every test: unit, property, lab; installs what it lacks
 	@go test $(TESTFLAGS) ./...
 
 .PHONY: unit
@@ -60,7 +72,7 @@ unit: lab-deps ## Run the tests that need no lab
 
 .PHONY: race
 race: ## Run the tests that need no lab under the race detector
-	@go test -race $(TESTFLAGS) $$(go list ./... | grep -v /integration)
+	@CGO_ENABLED=1 go test -race $(TESTFLAGS) $$(go list ./... | grep -v /integration)
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME (default 20s)
@@ -69,6 +81,11 @@ fuzz: ## Run each fuzz target for FUZZTIME (default 20s)
 	    echo "$$pkg $$target"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $${FUZZTIME:-20s} $$pkg; \
 	  done; \
 	done
+
+.PHONY: soak
+soak: ## Churn Pods on SOAKNODES (default 200) nodes against three ipamd under faults for SOAKTIME (default 2m); SOAKSEED=n again
+	@go test ./ipam/ipamtest -run '^TestSoak$$' -count 1 -v -timeout 24h \
+	  -soak.time $${SOAKTIME:-2m} -soak.nodes $${SOAKNODES:-200} -soak.seed $${SOAKSEED:-0}
 
 .PHONY: bench
 bench: lab-deps build plugins ## Measure against host-local, BIRD and FRR side by side; prints ratios
@@ -80,7 +97,7 @@ demo: lab-deps build plugins ## Raise the two-rack lab, ping across racks, show 
 	@exec bin/lab demo $(if $(ONCE),--once) # not by "go run", which calls Ctrl-C a failure
 
 .PHONY: image
-image: build ## Build the container image into dist/ (from scratch, no registry, no Docker needed)
+image: build plugins ## Build the container image into dist/ (from scratch, no registry, no Docker needed)
 	@go run ./deploy/image -version "$(VERSION)" -out dist
 
 .PHONY: clean

@@ -20,12 +20,12 @@ const module = "github.com/clearway/clearway/"
 
 // planned are rooms that the design names and nobody has built yet. One that is built must leave this list; one that
 // is missing and not in it has been lost, and the rules about it would hold over nothing.
-var planned = []string{"ipam/kube", "bgp/bfd", "bgp/vip"}
+var planned = []string{"bgp/vip"}
 
 // pure rooms compute: no clock they were not given, no socket, no file, no goroutine of their own.
 var pure = []string{
-	"ipam/cidr", "ipam/pool", "ipam/block", "ipam/store/record",
-	"bgp/route", "bgp/config", "bgp/policy", "bgp/rib", "bgp/topology", "bgp/vip",
+	"ipam/cidr", "ipam/pool", "ipam/block", "ipam/identity", "ipam/proof", "ipam/store/record",
+	"bgp/route", "bgp/config", "bgp/policy", "bgp/rib", "bgp/topology", "bgp/vip", "bgp/bfd/protocol", "bgp/fleet", "bgp/plan", "bgp/tor", "bgp/trace",
 }
 
 // pureMayImport are the libraries of pure rooms: arithmetic, tables and label selectors, as values.
@@ -39,7 +39,7 @@ var pureMustNot = []string{"os", "os/exec", "os/signal", "net", "net/http", "sys
 
 // edges each stand before one foreign thing; composers decide and never see an edge.
 var (
-	edges     = []string{"ipam/store", "ipam/cni", "ipam/kube", "bgp/speaker", "bgp/fib", "bgp/bfd"}
+	edges     = []string{"ipam/store", "ipam/cni", "ipam/netns", "ipam/kube", "bgp/speaker", "bgp/fib", "bgp/bfd", "bgp/discover", "bgp/probe"}
 	composers = []string{"ipam/server", "ipam/node", "bgp/agent"}
 )
 
@@ -51,6 +51,7 @@ var owned = []struct{ library, room, reason string }{
 	{"k8s.io/api/", "ipam/kube", "Kubernetes' objects become ours at the border"},
 	{"github.com/osrg/gobgp/", "bgp/speaker", "GoBGP's options are process-wide, and its traps are in one place"},
 	{"github.com/vishvananda/netlink", "bgp/fib", "kernel routes have one writer"},
+	{"github.com/mdlayher/ndp", "bgp/discover", "neighbour discovery is one room's"},
 	{"github.com/mdlayher/netlink", "bgp/fib", "kernel routes have one writer"},
 }
 
@@ -70,6 +71,16 @@ var walls = []struct{ from, to, reason string }{
 	{"integration/", "ipam/", "the lab sees what a user sees: the binaries and the API"},
 	{"integration/", "bgp/", "the lab sees what a user sees: the binaries and the API"},
 }
+
+// light are programs that live for milliseconds, each with what it must not even link: what a package does before main
+// is run each time.
+var light = []struct {
+	program, reason string
+	mustNot         []string
+}{{
+	"cmd/cni", "it is run for every Pod, and the start of these takes longer than its work",
+	[]string{"google.golang.org/", "net/http", "crypto/tls", "proto/clearway/"},
+}}
 
 // pkg is a package of the module, with paths inside the module short ("ipam/pool").
 type pkg struct {
@@ -103,6 +114,20 @@ func violations(packages []pkg) []string {
 		}
 		if slices.Contains(pure, p.ImportPath) {
 			faults = append(faults, impure(p)...)
+		}
+		faults = append(faults, heavy(p)...)
+	}
+	return faults
+}
+
+// heavy tells what a light program needs, by whatever way, that it must not.
+func heavy(p pkg) []string {
+	var faults []string
+	for _, rule := range light {
+		for _, needed := range p.Deps {
+			if p.ImportPath == rule.program && hasPrefix(needed, rule.mustNot) {
+				faults = append(faults, fmt.Sprintf("%s needs %s: %s", p.ImportPath, needed, rule.reason))
+			}
 		}
 	}
 	return faults
@@ -165,6 +190,9 @@ func absent(packages []pkg, planned []string) []string {
 	for _, rule := range owned {
 		named = append(named, rule.room)
 	}
+	for _, rule := range light {
+		named = append(named, rule.program)
+	}
 	slices.Sort(named)
 	for _, room := range slices.Compact(named) {
 		exists := slices.ContainsFunc(packages, func(p pkg) bool { return p.ImportPath == room })
@@ -202,6 +230,8 @@ func TestImportRulesFindViolations(t *testing.T) {
 		{pkg{ImportPath: "bgp/rib", Imports: []string{"os"}}, "it is a pure room"},
 		{pkg{ImportPath: "bgp/rib", Deps: []string{"bgp/agent"}}, "a pure room needs pure rooms of its wing"},
 		{pkg{ImportPath: "ipam/pool", Deps: []string{"proto/manifest"}}, "a pure room needs pure rooms of its wing"},
+		{pkg{ImportPath: "cmd/cni", Deps: []string{"google.golang.org/grpc"}}, "run for every Pod"},
+		{pkg{ImportPath: "cmd/cni", Deps: []string{"net/http"}}, "run for every Pod"},
 	} {
 		if got := violations([]pkg{c.p}); len(got) != 1 || !strings.Contains(got[0], c.want) {
 			t.Errorf("%+v: %v, want %s", c.p, got, c.want)
@@ -212,6 +242,7 @@ func TestImportRulesFindViolations(t *testing.T) {
 		{ImportPath: "ipam/server", Imports: []string{"ipam/pool", "ipam/store/record", "google.golang.org/grpc"}},
 		{ImportPath: "ipam/pool", Imports: []string{"net/netip", "go4.org/netipx"}, Deps: []string{"os", "ipam/cidr", "proto/clearway/v1"}},
 		{ImportPath: "cmd/agent", Imports: []string{"ipam/node", "bgp/fib", "bgp/speaker"}},
+		{ImportPath: "cmd/cni", Imports: []string{"ipam/cni"}, Deps: []string{"net", "proto/plain"}},
 		{ImportPath: "integration/lab", Imports: []string{"github.com/vishvananda/netlink"}},
 	}
 	if got := violations(fine); len(got) > 0 {

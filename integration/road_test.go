@@ -37,6 +37,12 @@ type road struct {
 // raise builds a topology with Clearway in it and waits until all sessions stand.
 func raise(t *testing.T, name string) *road {
 	t.Helper()
+	return raiseWith(t, name, "")
+}
+
+// raiseWith is raise with a CNI network of its own; empty: the default one.
+func raiseWith(t *testing.T, name, network string) *road {
+	t.Helper()
 	topology, err := lab.ReadTopology("../deploy/containerlab/" + name + ".clab.yml")
 	if err != nil {
 		t.Fatal(err)
@@ -46,7 +52,7 @@ func raise(t *testing.T, name string) *road {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := lab.UpForTest(t, lab.Options{Topology: topology, BinDir: bin})
+	l := lab.UpForTest(t, lab.Options{Topology: topology, BinDir: bin, Network: network})
 	r := &road{Cluster: cluster.Cluster{Lab: l}, routers: []string{"tor1", "tor2", "spine"}}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*soon)
 	defer cancel()

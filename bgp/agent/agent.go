@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -24,6 +25,27 @@ type Speaker interface {
 	Take(max int) []route.Learned
 	// Sessions lists the wanted sessions by the peers' addresses.
 	Sessions() []route.Session
+	// Fail says that a peer cannot be reached: its paths go at once, and its session. With keepStale a session that is
+	// down already keeps what graceful restart keeps.
+	Fail(peer netip.Addr, reason string, keepStale bool)
+}
+
+// Liveness runs the BFD sessions; bgp/bfd's Client satisfies it.
+type Liveness interface {
+	// Set says which sessions there are to be. It does not block; the latest wins; the argument is not changed afterwards.
+	Set(wanted []route.Watch)
+	// Changed gets a value when Sessions has something new.
+	Changed() <-chan struct{}
+	// Sessions tells how they stand; where that is not known there are none, and why.
+	Sessions() (sessions []route.Liveness, fault string)
+}
+
+// Routers hears who on the machine's links sends router advertisements; bgp/discover's Finder satisfies it.
+type Routers interface {
+	// Set says on which interfaces to look, by name or pattern. It does not block; the latest wins.
+	Set(patterns []string)
+	// Links are those of them that are up, and who was heard on each, in order of names.
+	Links() []config.Link
 }
 
 // FIB is the route writer as the agent needs it; bgp/fib satisfies it.
@@ -35,6 +57,8 @@ type FIB interface {
 	Status(netip.Prefix) route.InstallStatus
 	// Count is the number of routes of ours that the kernel has.
 	Count() int
+	// Look asks the kernel itself. It is not called by Run's goroutine: it waits for the kernel.
+	Look() (route.Look, error)
 }
 
 // Start is how this process began, as far as the kernel can tell.
@@ -50,11 +74,22 @@ type Options struct {
 	Node    string
 	Speaker Speaker
 	FIB     FIB
-	Start   Start
+	// Liveness runs the BFD sessions. nil: there are none.
+	Liveness Liveness
+	Start    Start
+	// Routers finds who is at the other end of interfaces. nil: peers by interface are never found.
+	Routers Routers
+	// Gateways lists the gateways of the default routes that are not ours; it is asked every second. nil: none.
+	Gateways func() []netip.Addr
 	// LocalAddresses lists the machine's addresses; it is asked every second. nil: only the node's own are known.
 	LocalAddresses func() ([]config.LocalAddress, error)
-	Logger         *slog.Logger
-	Registerer     prometheus.Registerer // nil: no metrics
+	// Probe tries to reach addresses from this node's own, and tells how many it tried, and which of them did not answer. It ends with the
+	// context. nil: nothing is probed.
+	Probe func(ctx context.Context, own, addresses []netip.Addr) (probed int, unreached []Unreached)
+	// Traffic counts packets, for drains. nil: they end at an operator's word alone.
+	Traffic    func() (Traffic, error)
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer // nil: no metrics
 }
 
 var limits = struct {
@@ -67,6 +102,7 @@ var limits = struct {
 	eventEvery  time.Duration
 	tick        time.Duration
 	pause       time.Duration
+	linger      time.Duration
 }{
 	batch:       4096,             // prefixes taken at once: some milliseconds, so that the loop stays responsive
 	alone:       10 * time.Second, // the invariant SafeImport: pending prefixes are taken after this long without ipamd
@@ -76,6 +112,7 @@ var limits = struct {
 	events:      64,               // kept until they are reported; the oldest go
 	eventEvery:  time.Minute,      // the same thing is told again no sooner
 	tick:        time.Second,
+	linger:      30 * time.Second,     // a default gateway is a peer for so long after its route has gone
 	pause:       2 * time.Millisecond, // between looks at the speaker: in a burst, routes are taken by the dozen
 }
 
@@ -87,14 +124,14 @@ type Agent struct {
 	asks    chan func()
 	wake    chan struct{}
 
-	mu  sync.Mutex
+	mu  sync.Mutex // guards box
 	box mailbox
 }
 
 // mailbox is what came in and was not looked at yet.
 type mailbox struct {
 	snapshot  *clearwayv1.NodeSnapshot
-	blocks    *[]netip.Prefix // nil: nothing new
+	blocks    *ownBlocks // nil: nothing new
 	online    *bool
 	ownership []*clearwayv1.WatchOwnershipResponse
 }
@@ -116,10 +153,14 @@ func (a *Agent) SetSnapshot(snapshot *clearwayv1.NodeSnapshot) {
 	a.put(func(box *mailbox) { box.snapshot = snapshot })
 }
 
-// SetBlocks gives the node's own blocks: those to be advertised and blackholed now.
-func (a *Agent) SetBlocks(blocks []netip.Prefix) {
-	a.put(func(box *mailbox) { box.blocks = &blocks })
+// SetBlocks gives the node's own blocks: those to be advertised and blackholed now. Those among subnets are a bridge's
+// own and are not blackholed: the bridge's connected route, which in IPv6 has the greater metric, leads to its Pods.
+func (a *Agent) SetBlocks(blocks, subnets []netip.Prefix) {
+	a.put(func(box *mailbox) { box.blocks = &ownBlocks{blocks, subnets} })
 }
+
+// ownBlocks are what SetBlocks was told.
+type ownBlocks struct{ all, subnets []netip.Prefix }
 
 // SetOnline tells whether ipamd answers. An agent that was never told takes it for silent.
 func (a *Agent) SetOnline(online bool) {
@@ -165,6 +206,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 		defer a.options.Registerer.Unregister(collector{a})
 	}
+	alive := a.core.livenessChanged()
 	changed, resume := a.options.Speaker.Changed(), time.NewTimer(0)
 	defer resume.Stop()
 	for {
@@ -179,6 +221,8 @@ func (a *Agent) Run(ctx context.Context) error {
 			a.core.learn(a.options.Speaker.Take(limits.batch), time.Now())
 			changed = nil
 			resume.Reset(limits.pause)
+		case <-alive:
+			a.core.observe(time.Now())
 		case ask := <-a.asks:
 			ask()
 		case <-tick.C:
@@ -215,6 +259,7 @@ func (a *Agent) Status() (sessions []*clearwayv1.BGPSession, kernelRoutes int64,
 		for _, session := range a.options.Speaker.Sessions() {
 			sessions = append(sessions, a.core.session(session))
 		}
+		sessions = append(sessions, a.core.awaited()...)
 		restart, why = a.core.restart.outcome, a.core.restart.why
 		events = a.core.events.drain()
 	})
@@ -224,14 +269,40 @@ func (a *Agent) Status() (sessions []*clearwayv1.BGPSession, kernelRoutes int64,
 	return sessions, int64(a.options.FIB.Count()), restart, why, events
 }
 
+// Heard tells which prefixes the peers tell of, accepted or not, that are one of those given or lie in one.
+func (a *Agent) Heard(prefixes []netip.Prefix) ([]netip.Prefix, error) {
+	var heard []netip.Prefix
+	err := a.ask(context.Background(), func() {
+		for _, prefix := range prefixes {
+			for _, told := range a.core.table.Touching(prefix) {
+				if told.Bits() >= prefix.Bits() {
+					heard = append(heard, told)
+				}
+			}
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("ask the BGP agent what its peers tell: %w", err)
+	}
+	return heard, nil
+}
+
 // List answers for BGPSessions and Routes of this node, filtered by name, node and address. Other kinds are empty.
 func (a *Agent) List(ctx context.Context, request *clearwayv1.ListRequest) ([]*clearwayv1.Resource, error) {
 	if request.GetNode() != "" && request.GetNode() != a.options.Node {
 		return nil, nil
 	}
+	var look *route.Look
+	if request.GetKernel() && request.GetKind() == "Route" {
+		found, err := a.options.FIB.Look()
+		if err != nil {
+			return nil, err
+		}
+		look = &found
+	}
 	var list []*clearwayv1.Resource
 	var fault error
-	err := a.ask(ctx, func() { list, fault = a.core.list(request) })
+	err := a.ask(ctx, func() { list, fault = a.core.list(request, look) })
 	if err != nil {
 		return nil, err
 	}

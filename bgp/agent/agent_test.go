@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -32,7 +33,7 @@ func TestInputsFromManyGoroutines(t *testing.T) {
 	var wg sync.WaitGroup
 	for _, input := range []func(){
 		func() { a.SetOnline(true) },
-		func() { a.SetBlocks(prefixes([]string{"10.244.1.0/26"})) },
+		func() { a.SetBlocks(prefixes([]string{"10.244.1.0/26"}), nil) },
 		func() { a.SetSnapshot(s.snapshot([]string{"mesh=None", "peers=tor:192.0.2.1:65101"})) },
 		func() {
 			s.own([]string{"n2@192.0.2.12/24", "as", "65001"})
@@ -70,6 +71,11 @@ func TestInputsFromManyGoroutines(t *testing.T) {
 		}
 		time.Sleep(time.Millisecond)
 	}
+	asked := prefixes([]string{"10.244.2.8/29", "10.244.2.3/32", "10.244.3.0/24", "10.244.2.9/32"})
+	heard, err := a.Heard(asked[:3]) // 10.244.2.0/24 is told of in 50 pieces
+	if err != nil || len(heard) != 9 || !slices.Contains(heard, asked[1]) || !slices.Contains(heard, asked[3]) {
+		t.Errorf("heard of %v: %v, %v", asked[:3], heard, err)
+	}
 	cancel()
 	if err := <-done; err != nil {
 		t.Fatal(err)
@@ -87,7 +93,7 @@ func TestUnchangedInputTellsTheSpeakerNothing(t *testing.T) {
 	blocks := prefixes([]string{"10.244.1.0/26"})
 	now := time.Unix(0, 0)
 	for range 3 {
-		c.receive(mailbox{snapshot: s.snapshot([]string{"peers=tor:192.0.2.1:65101"}), blocks: &blocks}, now)
+		c.receive(mailbox{snapshot: s.snapshot([]string{"peers=tor:192.0.2.1:65101"}), blocks: &ownBlocks{all: blocks}}, now)
 	}
 	if speaker.Sets() != 1 {
 		t.Errorf("told %d times", speaker.Sets())
@@ -100,7 +106,7 @@ func TestSafeImportReportsAreBounded(t *testing.T) {
 	s := &script{t: t}
 	blocks := []netip.Prefix{}
 	now := time.Unix(0, 0)
-	c.receive(mailbox{snapshot: s.snapshot([]string{"peers=tor:192.0.2.1:65101"}), blocks: &blocks}, now)
+	c.receive(mailbox{snapshot: s.snapshot([]string{"peers=tor:192.0.2.1:65101"}), blocks: &ownBlocks{all: blocks}}, now)
 	peer := netip.MustParseAddr("192.0.2.1")
 	for i := range 10000 {
 		prefix := netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}), 32)
@@ -122,7 +128,7 @@ func TestStatusChanged(t *testing.T) {
 	now, peer := time.Now(), netip.MustParseAddr("192.0.2.1")
 	c.begin(now)
 	snapshot := s.snapshot([]string{"mesh=None", "peers=tor:192.0.2.1:65101"})
-	c.receive(mailbox{snapshot: snapshot, blocks: &[]netip.Prefix{}}, now)
+	c.receive(mailbox{snapshot: snapshot, blocks: &ownBlocks{}}, now)
 	tick := func() bool {
 		now = now.Add(time.Second)
 		c.tick(now)

@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -21,14 +22,20 @@ type core struct {
 	node    string
 	speaker Speaker
 	fib     FIB
+	bfd     liveness
 	log     *slog.Logger
 
+	routers    Routers // nil: none are looked for
+	gateways   lingering
+	placed     config.Surroundings // what the neighbours were made by
 	listLocal  func() ([]config.LocalAddress, error)
 	local      []config.LocalAddress // as last listed
 	localFault string                // what was last logged about it
 
 	snapshot *clearwayv1.NodeSnapshot // nil: unknown
 	blocks   []netip.Prefix           // own ones, ascending; see blocksKnown
+	subnets  []netip.Prefix           // those of them that are a bridge's own
+	holes    []netip.Prefix           // what gets a blackhole route: see dig
 	// blocksKnown: the blocks were said once. Without them, or without a snapshot, the speaker is told nothing:
 	// a session that came up before its routes would end its first burst with an empty End-of-RIB.
 	blocksKnown bool
@@ -44,9 +51,16 @@ type core struct {
 	onlineSince time.Time // since when it is as online says
 	afterOnline bool      // online again, and the log has not spoken since
 
+	reflector reflector
+	toldOn    time.Time // when reflections were told last within a burst
+	leftovers map[netip.Addr]leftover
+
 	restart  restart
+	drain    drain
+	traffic  func() (Traffic, error)
 	events   events
 	sessions map[netip.Addr]string // their states when last looked at
+	warnings map[netip.Addr]string // as last told
 	rejected map[policy.Rule]int64
 
 	news            chan struct{} // gets a value when Status has something new
@@ -61,10 +75,13 @@ type standing struct {
 func newCore(options Options) *core {
 	c := &core{
 		node: options.Node, speaker: options.Speaker, fib: options.FIB, log: options.Logger,
-		problems: map[config.Problem]bool{}, sessions: map[netip.Addr]string{}, rejected: map[policy.Rule]int64{},
+		bfd:      newLiveness(options.Liveness),
+		problems: map[config.Problem]bool{}, sessions: map[netip.Addr]string{}, warnings: map[netip.Addr]string{}, rejected: map[policy.Rule]int64{},
+		traffic: options.Traffic, leftovers: map[netip.Addr]leftover{},
 		restart: restart{start: options.Start}, events: newEvents(options.Node), listLocal: options.LocalAddresses,
 		news: make(chan struct{}, 1),
 	}
+	c.routers, c.gateways = options.Routers, newLingering(options.Gateways)
 	if c.listLocal == nil {
 		c.listLocal = func() ([]config.LocalAddress, error) { return nil, nil }
 	}
@@ -105,16 +122,18 @@ func (c *core) receive(box mailbox, now time.Time) {
 	if box.online != nil {
 		c.setOnline(*box.online, now)
 	}
-	before := c.blocks
+	before := c.holes
 	if box.blocks != nil {
 		c.setBlocks(*box.blocks, &touched)
 	}
 	if box.snapshot != nil {
 		c.snapshot = box.snapshot
+		c.order(now)
 	}
 	if box.snapshot != nil || touched.all {
 		c.configure(&touched, now)
 	}
+	c.dig(&touched)
 	c.write(before, touched)
 	c.tell(now)
 }
@@ -154,8 +173,8 @@ func (c *core) comeBack(touched *touched) {
 	c.judge.Alone = false
 }
 
-func (c *core) setBlocks(blocks []netip.Prefix, touched *touched) {
-	blocks = slices.Clone(blocks)
+func (c *core) setBlocks(own ownBlocks, touched *touched) {
+	blocks := slices.Clone(own.all)
 	slices.SortFunc(blocks, netip.Prefix.Compare)
 	blocks = slices.Compact(blocks)
 	c.blocksKnown = true
@@ -171,7 +190,29 @@ func (c *core) setBlocks(blocks []netip.Prefix, touched *touched) {
 			touched.prefixes = append(touched.prefixes, block)
 		}
 	}
-	c.blocks = blocks
+	c.blocks, c.subnets = blocks, own.subnets
+}
+
+// dig says which prefixes get a blackhole route: the node's blocks and the aggregates that it tells, so that a packet to what
+// nobody has does not go back to the router it came from.
+func (c *core) dig(touched *touched) {
+	c.holes = slices.DeleteFunc(slices.Clone(c.blocks), func(block netip.Prefix) bool {
+		return !blackholed(block) || slices.Contains(c.subnets, block)
+	})
+	originated := map[netip.Prefix]struct{}{}
+	for _, one := range config.Originated(c.snapshot, c.blocks) {
+		originated[one.Prefix] = struct{}{}
+		c.holes = append(c.holes, one.Prefix)
+	}
+	if !maps.Equal(originated, c.judge.Originated) {
+		for prefix := range originated {
+			touched.prefixes = append(touched.prefixes, prefix)
+		}
+		for prefix := range c.judge.Originated {
+			touched.prefixes = append(touched.prefixes, prefix)
+		}
+		c.judge.Originated = originated
+	}
 }
 
 // configure computes neighbours and what the judge goes by.
@@ -179,21 +220,29 @@ func (c *core) configure(touched *touched, now time.Time) {
 	if c.snapshot == nil {
 		return
 	}
-	built, problems := config.Build(c.node, c.snapshot, c.ownership.Owners().Nodes())
+	built, problems := config.BuildAt(c.place(now), c.node, c.snapshot, c.ownership.Owners().Nodes())
+	c.handOver(&built, now)
 	c.built = built
+	touched.all = c.reflector.reroute(built) || touched.all
 	c.note(problems, now)
 	peers := map[netip.Addr]policy.Peer{}
 	for _, neighbor := range built.Neighbors {
 		peers[neighbor.Address] = neighbor.Peer()
 	}
+	ranges := map[netip.Prefix]policy.Peer{}
+	for _, r := range built.Ranges {
+		ranges[r.Prefix] = r.Session.Peer()
+	}
 	pools, aggregates := config.Pools(c.snapshot), config.Aggregates(c.snapshot)
 	asn, self := config.ClusterASN(c.snapshot), [2]netip.Addr{built.Global.NextHop4, built.Global.NextHop6}
-	if reflect.DeepEqual(peers, c.judge.Peers) && reflect.DeepEqual(aggregates, c.judge.Aggregates) &&
-		c.samePools(pools) && asn == c.judge.DefaultASN && self == c.judge.Self {
+	if reflect.DeepEqual(peers, c.judge.Peers) && reflect.DeepEqual(ranges, c.judge.Ranges) && reflect.DeepEqual(aggregates, c.judge.Aggregates) &&
+		c.samePools(pools) && asn == c.judge.DefaultASN && self == c.judge.Self && built.Global.RouterID == c.judge.RouterID {
 		return
 	}
 	touched.all = true
+	c.judge.Ranges = ranges
 	c.judge.Peers, c.judge.Aggregates, c.judge.DefaultASN, c.judge.Self = peers, aggregates, asn, self
+	c.judge.RouterID = built.Global.RouterID
 	for prefix := range c.judge.Pools.Clone().All() {
 		c.judge.Pools.Delete(prefix)
 	}
@@ -224,12 +273,12 @@ func (c *core) note(problems []config.Problem, now time.Time) {
 	c.problems = present
 }
 
-// write brings the route writer to the new own blocks and verdicts. A prefix may be both given up and learned (or the
+// write brings the route writer to the new own blocks (before: those that had a blackhole) and verdicts. A prefix may be both given up and learned (or the
 // reverse): the verdicts come over what goes, and the own blackholes over the verdicts.
 func (c *core) write(before []netip.Prefix, touched touched) {
 	changes := map[netip.Prefix]*route.Kernel{}
 	for _, block := range before {
-		if !slices.Contains(c.blocks, block) && blackholed(block) {
+		if !slices.Contains(c.holes, block) {
 			changes[block] = nil
 		}
 	}
@@ -239,9 +288,10 @@ func (c *core) write(before []netip.Prefix, touched touched) {
 		} else if _, given := changes[prefix]; given {
 			changes[prefix] = c.table.Get(prefix).Route
 		}
+		c.reflector.look(prefix, c.table.Get(prefix))
 	}
-	for _, block := range c.blocks {
-		if _, given := changes[block]; blackholed(block) && (given || !slices.Contains(before, block)) {
+	for _, block := range c.holes {
+		if _, given := changes[block]; given || !slices.Contains(before, block) {
 			changes[block] = &route.Kernel{Prefix: block, Blackhole: true}
 		}
 	}
@@ -286,14 +336,20 @@ func (c *core) tell(now time.Time) {
 	if c.snapshot == nil || !c.blocksKnown {
 		return
 	}
-	desired := config.Desired{Global: c.built.Global, Neighbors: slices.Clone(c.built.Neighbors)}
-	for _, block := range c.blocks {
-		desired.Advertise = append(desired.Advertise, route.Advertisement{Prefix: block})
+	desired := config.Desired{
+		Global: c.built.Global, Neighbors: slices.Clone(c.built.Neighbors), Ranges: slices.Clone(c.built.Ranges), Awaited: c.built.Awaited,
 	}
+	desired.Advertise, desired.Reflect = config.Advertise(c.snapshot, c.blocks), c.reflector.all()
 	for i := range desired.Neighbors {
 		neighbor := &desired.Neighbors[i]
-		neighbor.Withhold = neighbor.Withheld(desired.Advertise)
 		neighbor.SetNextHops(desired.Global, c.local)
+		c.drain.leave(neighbor)
+		neighbor.SetExports(desired.Global, desired.Advertise)
+	}
+	for i := range desired.Ranges {
+		session := &desired.Ranges[i].Session
+		c.drain.leave(session)
+		session.SetExports(desired.Global, desired.Advertise)
 	}
 	if c.restart.told.IsZero() {
 		c.restart.told = now
@@ -302,6 +358,7 @@ func (c *core) tell(now time.Time) {
 	}
 	c.desired = desired
 	c.speaker.Set(desired)
+	c.bfd.want(desired.Neighbors)
 }
 
 // learn takes over what peers tell.
@@ -311,12 +368,18 @@ func (c *core) learn(learned []route.Learned, now time.Time) {
 		if change, changed := c.table.Set(prefix); changed {
 			changes = append(changes, change)
 		}
+		c.reflector.look(prefix.Prefix, c.table.Get(prefix.Prefix))
 		c.watch(prefix.Prefix, now)
 	}
 	if len(changes) > 0 {
 		c.fib.Apply(changes)
 	}
+	c.tellOn(now)
 }
+
+// usual are rejections that nobody need hear of: a reflector tells its client what is the client's, and other nodes originate
+// the aggregate that this one does.
+var usual = map[policy.Rule]bool{policy.ReflectedBack: true, policy.ClusterLoop: true, policy.OwnAggregate: true}
 
 // watch counts and reports what was rejected.
 func (c *core) watch(prefix netip.Prefix, now time.Time) {
@@ -325,7 +388,7 @@ func (c *core) watch(prefix netip.Prefix, now time.Time) {
 		return
 	}
 	for i, verdict := range entry.Verdicts {
-		if verdict.Decision != policy.Reject {
+		if verdict.Decision != policy.Reject || usual[verdict.Rule] {
 			continue
 		}
 		c.rejected[verdict.Rule]++
@@ -335,7 +398,7 @@ func (c *core) watch(prefix netip.Prefix, now time.Time) {
 			continue
 		}
 		reason := c.judge.Explain(path)
-		origin := c.judge.Peers[path.Peer].Origin
+		origin := c.judge.Origin(path)
 		c.log.Warn("path rejected (others like it are counted, not logged, for a while)", "prefix", prefix, "peer", path.Peer,
 			"origin", origin, "nextHop", path.NextHop, "asPath", path.ASPath, "rule", verdict.Rule.String(), "reason", reason)
 		c.events.add(now, "Warning", "PathRejected", origin, prefix.String()+" from "+path.Peer.String()+": "+reason)
@@ -348,14 +411,22 @@ func (c *core) tick(now time.Time) {
 	switch {
 	case !c.online && !c.judge.Alone && now.Sub(c.onlineSince) >= limits.alone:
 		c.judge.Alone = true
-		touched.prefixes = c.table.Waiting()
+		touched.all = true // what waits is taken, and pieces of what owners split
 	case c.online && c.afterOnline && now.Sub(c.onlineSince) >= limits.alone:
 		c.comeBack(&touched) // ipamd has nothing new to say
 	}
+	if len(c.leftovers) > 0 {
+		c.configure(&touched, now)
+	}
 	if touched.all || len(touched.prefixes) > 0 {
-		c.write(c.blocks, touched)
+		c.write(c.holes, touched)
 	}
 	c.lookAround()
+	if c.moved(now) {
+		c.configure(&touched, now)
+		c.write(c.holes, touched)
+	}
+	c.watchDrain(now)
 	c.tell(now)
 	sessions := c.speaker.Sessions()
 	c.follow(sessions, now)
@@ -368,10 +439,11 @@ func (c *core) tick(now time.Time) {
 func (c *core) announce(sessions []route.Session) {
 	var states, routes strings.Builder
 	for _, s := range sessions {
-		fmt.Fprint(&states, s.Peer, s.State, " ")
+		fmt.Fprint(&states, s.Peer, s.State, c.bfd.state(s.Peer), " ")
 		fmt.Fprint(&routes, s.Received, " ", s.Advertised, " ")
 	}
 	fmt.Fprint(&routes, c.fib.Count())
+	fmt.Fprint(&states, c.drain.phase(), c.drain.generation)
 	now := standing{states.String(), routes.String()}
 	resting := now == c.shown
 	c.shown = now
@@ -388,9 +460,16 @@ func (c *core) announce(sessions []route.Session) {
 // follow reports sessions that came up or went down.
 func (c *core) follow(sessions []route.Session, now time.Time) {
 	states := make(map[netip.Addr]string, len(sessions))
+	maps.DeleteFunc(c.warnings, func(peer netip.Addr, _ string) bool {
+		return !slices.ContainsFunc(sessions, func(s route.Session) bool { return s.Peer == peer })
+	})
 	for _, s := range sessions {
 		states[s.Peer] = s.State
 		was := c.sessions[s.Peer]
+		if s.Warning != "" && c.warnings[s.Peer] != s.Warning {
+			c.events.add(now, "Warning", "TooManyPrefixes", s.Origin, s.Warning+" ("+s.Peer.String()+")")
+		}
+		c.warnings[s.Peer] = s.Warning
 		switch {
 		case s.State == route.Established && was != route.Established:
 			c.events.add(now, "Normal", "SessionEstablished", s.Origin, "session with "+s.Peer.String()+" is established")
@@ -439,10 +518,16 @@ func (c *core) missing(sessions []route.Session) []route.Session {
 	}
 	var missing []route.Session
 	for _, neighbor := range c.desired.Neighbors {
-		if s := ended[neighbor.Address]; !s.EndOfRIB {
+		if s := ended[neighbor.Address]; !s.EndOfRIB && !c.bfd.gone(neighbor.Address) {
 			s.Peer, s.Origin = neighbor.Address, neighbor.Origin
 			missing = append(missing, s)
 		}
+	}
+	if len(missing) > 0 || c.routers == nil {
+		return missing
+	}
+	for _, awaited := range c.desired.Awaited {
+		missing = append(missing, route.Session{Origin: awaited.Origin})
 	}
 	return missing
 }

@@ -80,6 +80,10 @@ func names(sessions []route.Session) string {
 			list = append(list, fmt.Sprintf("%d more", len(sessions)-maxNames))
 			break
 		}
+		if !s.Peer.IsValid() {
+			list = append(list, s.Origin+" (nobody found yet)")
+			continue
+		}
 		list = append(list, fmt.Sprintf("%s (%s)", s.Peer, s.Origin))
 	}
 	return strings.Join(list, ", ")

@@ -14,7 +14,7 @@ import (
 
 // Speaker is a fake of bgp/speaker: it keeps what it is told, and tells what the test lets peers say.
 type Speaker struct {
-	mu       sync.Mutex
+	mu       sync.Mutex // guards all below
 	desired  config.Desired
 	sets     int
 	sessions map[netip.Addr]*route.Session
@@ -95,10 +95,10 @@ func (s *Speaker) Sessions() []route.Session {
 	return list
 }
 
-// Up establishes a session.
+// Up establishes a session, for IPv4.
 func (s *Speaker) Up(peer netip.Addr, graceful bool) {
 	s.change(peer, func(session *route.Session) {
-		session.State, session.GracefulRestart = route.Established, graceful
+		session.State, session.GracefulRestart, session.Families = route.Established, graceful, []route.Family{route.IPv4}
 	})
 }
 
@@ -108,6 +108,27 @@ func (s *Speaker) Down(peer netip.Addr, reason string) {
 		session.State, session.Reason = route.Idle, reason
 		session.Flaps++
 	})
+}
+
+// Fail ends a session as the agent found that its peer cannot be reached.
+func (s *Speaker) Fail(peer netip.Addr, reason string, keepStale bool) {
+	s.mu.Lock()
+	session := s.sessions[peer]
+	ends := session != nil && (session.State == route.Established || !keepStale)
+	var told []netip.Prefix
+	for prefix, paths := range s.told {
+		if ends && paths[peer] != nil {
+			told = append(told, prefix)
+		}
+	}
+	s.mu.Unlock()
+	if !ends {
+		return
+	}
+	s.Down(peer, reason)
+	for _, prefix := range told {
+		s.Withdraw(peer, prefix)
+	}
 }
 
 // EndOfRIB lets a peer say that it has told all.
@@ -176,26 +197,44 @@ func (s *Speaker) String() string {
 		for _, prefix := range n.Withhold {
 			fmt.Fprintf(&b, " without %s", prefix)
 		}
+		for _, told := range n.Told {
+			fmt.Fprintf(&b, " telling %v with %s", told.Prefixes, told)
+		}
 		b.WriteByte('\n')
 	}
 	for _, a := range s.desired.Advertise {
 		fmt.Fprintf(&b, "advertise %s\n", a.Prefix)
+	}
+	for _, r := range s.desired.Reflect {
+		to := "all"
+		if r.ClientsOnly {
+			to = "clients"
+		}
+		fmt.Fprintf(&b, "reflect %s via %s told by %s through %v to %s\n", r.Path.Prefix, r.Path.NextHop,
+			r.Path.Extra.OriginatorID, r.Path.Extra.ClusterList, to)
 	}
 	return b.String()
 }
 
 // FIB is a fake of bgp/fib: a kernel that takes everything. Routes of before stand until Settled.
 type FIB struct {
-	mu      sync.Mutex
-	before  []string // of an earlier process
+	mu      sync.Mutex // guards all below
+	before  []string   // of an earlier process
 	desired map[netip.Prefix]*route.Kernel
 	settled bool
 	changes int
+
+	lost   map[netip.Prefix]bool
+	stray  map[netip.Prefix]route.Seen
+	hidden map[netip.Prefix]string
 }
 
 // NewFIB makes a FIB whose kernel still has these lines of an earlier process.
 func NewFIB(before ...string) *FIB {
-	return &FIB{before: before, desired: map[netip.Prefix]*route.Kernel{}}
+	return &FIB{
+		before: before, desired: map[netip.Prefix]*route.Kernel{},
+		lost: map[netip.Prefix]bool{}, stray: map[netip.Prefix]route.Seen{}, hidden: map[netip.Prefix]string{},
+	}
 }
 
 // Apply merges changes.
@@ -248,6 +287,49 @@ func (f *FIB) Status(prefix netip.Prefix) route.InstallStatus {
 		return route.InstallStatus{State: route.Pending}
 	}
 	return route.InstallStatus{State: route.Installed}
+}
+
+// Look finds what is desired, each next hop on the interface "eth0".
+func (f *FIB) Look() (route.Look, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	look := route.Look{Ours: map[netip.Prefix]route.Seen{}, HiddenBy: func(prefix netip.Prefix) string { return f.hidden[prefix] }}
+	for prefix, desired := range f.desired {
+		if f.lost[prefix] {
+			continue
+		}
+		seen := route.Seen{Blackhole: desired.Blackhole}
+		for _, hop := range desired.NextHops {
+			seen.Hops = append(seen.Hops, route.SeenHop{Gateway: hop.Addr, Interface: "eth0", Weight: max(1, int(hop.Weight))})
+			look.OnLink = append(look.OnLink, netip.PrefixFrom(hop.Addr, hop.Addr.BitLen()))
+		}
+		look.Ours[prefix] = seen
+	}
+	for prefix, seen := range f.stray {
+		look.Ours[prefix] = seen
+	}
+	return look, nil
+}
+
+// Lose takes a route out of the kernel behind the writer's back.
+func (f *FIB) Lose(prefix netip.Prefix) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.lost[prefix] = true
+}
+
+// Stray puts a route under our name into the kernel, or changes one, behind the writer's back.
+func (f *FIB) Stray(prefix netip.Prefix, seen route.Seen) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stray[prefix] = seen
+}
+
+// Hide lets somebody else's route go before ours.
+func (f *FIB) Hide(prefix netip.Prefix, by string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hidden[prefix] = by
 }
 
 // Count is the number of routes.

@@ -3,9 +3,10 @@ package config
 import (
 	"cmp"
 	"fmt"
-	"hash/fnv"
+	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/clearway/clearway/bgp/policy"
 	"github.com/clearway/clearway/bgp/route"
@@ -16,8 +17,16 @@ import (
 // Build computes what the node's speaker is to be, but for what it advertises. nodes are the other nodes, as the
 // ownership log has them. What cannot be done as it is written is named in a Problem, and the rest is done: one bad
 // resource never stops a node's other sessions.
+//
+// Peers that are found on the spot (by interface, by default gateway) are not among it: BuildAt has them.
 func Build(nodeName string, snapshot *clearwayv1.NodeSnapshot, nodes []policy.Node) (Desired, []Problem) {
+	return BuildAt(Surroundings{}, nodeName, snapshot, nodes)
+}
+
+// BuildAt is Build at a place: with the peers that are found there.
+func BuildAt(place Surroundings, nodeName string, snapshot *clearwayv1.NodeSnapshot, nodes []policy.Node) (Desired, []Problem) {
 	b := &builder{
+		place: place, ranges: map[netip.Prefix]Range{},
 		snapshot: snapshot,
 		spec:     snapshot.GetBgpConfiguration().GetSpec(),
 		taken:    map[netip.Addr]Neighbor{},
@@ -29,9 +38,16 @@ func Build(nodeName string, snapshot *clearwayv1.NodeSnapshot, nodes []policy.No
 	b.addPeers()
 	b.addMesh(nodes)
 	for _, neighbor := range b.taken {
+		neighbor.Leaving = b.leaving(neighbor)
 		desired.Neighbors = append(desired.Neighbors, neighbor)
 	}
 	slices.SortFunc(desired.Neighbors, func(a, b Neighbor) int { return a.Address.Compare(b.Address) })
+	for _, prefix := range slices.SortedFunc(maps.Keys(b.ranges), netip.Prefix.Compare) {
+		one := b.ranges[prefix]
+		one.Session.Leaving = b.leaving(one.Session)
+		desired.Ranges = append(desired.Ranges, one)
+	}
+	desired.Awaited = b.awaited
 	return desired, b.problems
 }
 
@@ -42,6 +58,9 @@ type builder struct {
 	self     policy.Node
 	filters  map[string]policy.Filter
 	taken    map[netip.Addr]Neighbor // one session an address
+	ranges   map[netip.Prefix]Range  // one a prefix
+	awaited  []Awaited               // in order of the peers' names
+	place    Surroundings
 	problems []Problem
 }
 
@@ -92,23 +111,12 @@ func (b *builder) readFilters() {
 func (b *builder) global() Global {
 	return Global{
 		ASN:        b.self.ASN,
-		RouterID:   routerID(b.self),
+		RouterID:   b.self.RouterID(),
 		ListenPort: cmp.Or(int(b.spec.GetListenPort()), defaults.port),
 		NextHop4:   b.self.Address(true),
 		NextHop6:   b.self.Address(false),
+		BMP:        collectors(b.spec.GetBmpCollectors()),
 	}
-}
-
-// routerID is the node's IPv4 address. A node without one has a stable hash of its name instead: RFC 6286 asks for no
-// more than that it is not zero and unique within the AS.
-func routerID(self policy.Node) netip.Addr {
-	if address := self.Address(true); address.IsValid() {
-		return address
-	}
-	hash := fnv.New32a()
-	hash.Write([]byte(self.Name))
-	sum := max(hash.Sum32(), 1)
-	return netip.AddrFrom4([4]byte{byte(sum >> 24), byte(sum >> 16), byte(sum >> 8), byte(sum)})
 }
 
 // addPeers takes the BGPPeers in order of their names, so that of two with one address the same one always wins.
@@ -131,15 +139,31 @@ func (b *builder) addPeer(peer *clearwayv1.BGPPeer) {
 		b.problem(key, "BadPeer", "no session: %s %q %s", faults[0].GetField(), faults[0].GetValue(), faults[0].GetMessage())
 		return
 	}
-	address := netip.MustParseAddr(peer.GetSpec().GetPeerAddress())
+	spec := peer.GetSpec()
+	switch {
+	case spec.GetPeerInterface() != "":
+		b.addByInterface(key, spec)
+	case spec.GetDefaultGateways() != "":
+		b.addByGateway(key, spec)
+	case len(spec.GetListenRanges()) > 0:
+		b.addRanges(key, spec)
+	default:
+		b.addAt(key, spec, netip.MustParseAddr(spec.GetPeerAddress()))
+	}
+}
+
+// addAt makes the session with one address.
+func (b *builder) addAt(key string, spec *clearwayv1.BGPPeerSpec, address netip.Addr) {
 	if b.isSelf(address) {
 		return // a peer for all nodes that is one of them
 	}
 	if other, ok := b.taken[address]; ok {
-		b.problem(key, "DuplicatePeer", "no session: %s has the same peerAddress %s and goes first", other.Origin, address)
+		if other.Origin != key {
+			b.problem(key, "DuplicatePeer", "no session: %s has the same peerAddress %s and goes first", other.Origin, address)
+		}
 		return
 	}
-	neighbor, ok := b.neighbor(key, peer.GetSpec(), address)
+	neighbor, ok := b.neighbor(key, spec, address)
 	if ok {
 		b.taken[address] = neighbor
 	}
@@ -153,21 +177,27 @@ func (b *builder) neighbor(key string, spec *clearwayv1.BGPPeerSpec, address net
 	neighbor := Neighbor{
 		Address: address, Port: uint16(cmp.Or(int(spec.GetPeerPort()), defaults.port)), Origin: key,
 		PeerASN: spec.GetPeerAsn(), LocalASN: cmp.Or(spec.GetLocalAsNumber(), b.self.ASN),
-		Families:         b.familiesOf(spec.GetFamilies()),
+		Families:         b.familiesOf(spec.GetFamilies(), address),
 		ConnectRetryTime: durationOr(spec.GetConnectRetryTime(), defaults.connectRetry),
 		GracefulRestart:  gracefulRestart(spec.GetGracefulRestart(), b.spec.GetGracefulRestart()),
-		SourceAddress:    b.self.Address(address.Is4()),
-		MultihopTTL:      uint8(spec.GetMultihopTtl()), Passive: spec.GetPassive(), PasswordFile: spec.GetPasswordFile(),
+		SourceAddress:    b.source(spec, address),
+		TTLSecurity:      uint8(spec.GetTtlSecurityHops()),
+		MaxPrefixes:      maxPrefixes(spec.GetMaxPrefixes()), AddPathReceive: spec.GetAddPath().GetReceive(),
+		MultihopTTL: uint8(spec.GetMultihopTtl()), Passive: spec.GetPassive(), PasswordFile: spec.GetPasswordFile(),
 		Scope: scopes[spec.GetImportScope()], AllowOwnAS: defaults.allowOwnAS,
 		Import: b.chain(key, spec.GetImportFilters()), Export: b.chain(key, spec.GetExportFilters()),
+	}
+	if rule, found := neighbor.Import.Exports(); found {
+		b.problem(key, "ExportOnly", "nextHop of %s has no effect: it is for export filters", rule)
+	}
+	if spec.GetPeerType() == TypeInternal {
+		neighbor.PeerASN = neighbor.LocalASN
 	}
 	neighbor.HoldTime, neighbor.KeepaliveTime = timers(spec.GetHoldTime(), spec.GetKeepaliveTime(), b.spec)
 	if spec.AllowOwnAs != nil {
 		neighbor.AllowOwnAS = int(spec.GetAllowOwnAs())
 	}
-	if spec.GetSourceAddress() != "" {
-		neighbor.SourceAddress = netip.MustParseAddr(spec.GetSourceAddress())
-	}
+	neighbor.BFD = watch(spec.GetBfd(), b.spec.GetBfd(), neighbor)
 	if len(neighbor.Families) == 0 {
 		b.problem(key, "NoFamily", "no session: the node has no address of %v, so it could be no next hop", spec.GetFamilies())
 		return Neighbor{}, false
@@ -176,26 +206,20 @@ func (b *builder) neighbor(key string, spec *clearwayv1.BGPPeerSpec, address net
 }
 
 // familiesOf are the families asked for (both, when none is) that the node has an address of: without one it could
-// not be the next hop of what it advertises, nor reach what it learns.
-func (b *builder) familiesOf(texts []string) []route.Family {
+// not be the next hop of what it advertises, nor reach what it learns. A link-local session has one of its own for both.
+func (b *builder) familiesOf(texts []string, peer netip.Addr) []route.Family {
 	if len(texts) == 0 {
 		texts = []string{"IPv4", "IPv6"}
 	}
 	var list []route.Family
 	for _, text := range texts {
 		family := families[text]
-		if b.self.Address(family == route.IPv4).IsValid() {
+		if b.self.Address(family == route.IPv4).IsValid() || peer.IsLinkLocalUnicast() && peer.Is6() {
 			list = append(list, family)
 		}
 	}
 	slices.Sort(list)
 	return list
-}
-
-// rejectAll stands for a filter that is missing or broken: to let everything through would be the one thing its author
-// did not want.
-func rejectAll(name string) policy.Filter {
-	return policy.Filter{Name: name, Rules: []policy.FilterRule{{Accept: false}}}
 }
 
 func (b *builder) chain(key string, names []string) policy.Chain {
@@ -204,7 +228,7 @@ func (b *builder) chain(key string, names []string) policy.Chain {
 		filter, ok := b.filters[name]
 		if !ok {
 			b.problem(key, "MissingFilter", "there is no sound BGPFilter %s; until there is, everything it would judge is rejected", name)
-			filter = rejectAll(name)
+			filter = policy.RejectAll(name)
 		}
 		chain = append(chain, filter)
 	}
@@ -212,7 +236,7 @@ func (b *builder) chain(key string, names []string) policy.Chain {
 }
 
 var meshes = map[string]topology.Mesh{
-	"": topology.Auto, MeshAuto: topology.Auto, MeshFull: topology.Full, MeshNone: topology.None,
+	"": topology.Auto, MeshAuto: topology.Auto, MeshFull: topology.Full, MeshReflectors: topology.Reflectors, MeshNone: topology.None,
 }
 
 func (b *builder) addMesh(nodes []policy.Node) {
@@ -221,7 +245,18 @@ func (b *builder) addMesh(nodes []policy.Node) {
 		b.problem("BGPConfiguration/"+DefaultName, "BadNodeMesh", "nodeMesh %s is not available: no session among nodes", b.spec.GetNodeMesh())
 		return
 	}
-	for _, link := range topology.Links(mesh, b.self, nodes) {
+	settings := topology.Settings{
+		Mesh: mesh, Threshold: cmp.Or(int(b.spec.GetReflectors().GetThreshold()), defaults.reflectAbove),
+		Clients: cmp.Or(int(b.spec.GetReflectors().GetClientsPerReflector()), defaults.clientsPerReflector),
+	}
+	if mesh == topology.Reflectors && !slices.ContainsFunc(nodes, func(n policy.Node) bool { return n.Reflector }) {
+		b.problem("BGPConfiguration/"+DefaultName, "NoReflector", "no node is selected by reflectors.selector: no session among nodes")
+	}
+	nodes = slices.Clone(nodes)
+	for i := range nodes {
+		nodes[i].ASN = cmp.Or(nodes[i].ASN, ClusterASN(b.snapshot))
+	}
+	for _, link := range topology.Links(settings, b.itself(nodes), nodes) {
 		origin := "nodeMesh/" + link.Node.Name
 		if other, ok := b.taken[link.Remote]; ok {
 			if other.MeshNode != "" {
@@ -233,6 +268,17 @@ func (b *builder) addMesh(nodes []policy.Node) {
 	}
 }
 
+// itself is the node with what the ownership log says of its part in the mesh.
+func (b *builder) itself(nodes []policy.Node) policy.Node {
+	self := b.self
+	for _, node := range nodes {
+		if node.Name == self.Name {
+			self.Domain, self.Reflector, self.Leaving = node.Domain, node.Reflector, node.Leaving
+		}
+	}
+	return self
+}
+
 func (b *builder) meshNeighbor(origin string, link topology.Link) Neighbor {
 	neighbor := Neighbor{
 		Address: link.Remote, Port: uint16(defaults.port), Origin: origin, MeshNode: link.Node.Name,
@@ -242,6 +288,8 @@ func (b *builder) meshNeighbor(origin string, link topology.Link) Neighbor {
 		GracefulRestart:  gracefulRestart(nil, b.spec.GetGracefulRestart()),
 		SourceAddress:    link.Local,
 		Scope:            policy.Owned,
+		Client:           link.Role == topology.Client,
+		Reflects:         link.Role == topology.Reflector || link.Role == topology.CoReflector,
 	}
 	if port := int(b.spec.GetListenPort()); port > 0 {
 		neighbor.Port = uint16(port) // all nodes listen on the same
@@ -249,19 +297,33 @@ func (b *builder) meshNeighbor(origin string, link topology.Link) Neighbor {
 	if !link.OnLink {
 		neighbor.MultihopTTL = defaults.meshTTL
 	}
+	if !neighbor.EBGP() {
+		neighbor.ClusterID = b.self.RouterID()
+	}
 	neighbor.HoldTime, neighbor.KeepaliveTime = timers("", "", b.spec)
+	neighbor.BFD = watch(b.spec.GetBfd(), nil, neighbor)
 	return neighbor
 }
 
-// Withheld are those of the prefixes that the neighbour's export filters keep from it, in their order.
-func (n Neighbor) Withheld(advertise []route.Advertisement) []netip.Prefix {
-	var withheld []netip.Prefix
-	for _, advertisement := range advertise {
-		if accept, _ := n.Export.Decide(advertisement.Prefix); !accept {
-			withheld = append(withheld, advertisement.Prefix)
-		}
+// leaving tells whether the node's drain is for a neighbour.
+func (b *builder) leaving(n Neighbor) *Leaving {
+	drain := b.snapshot.GetNode().GetSpec().GetDrain()
+	peer, _ := strings.CutPrefix(n.Origin, "BGPPeer/")
+	switch {
+	case drain == nil:
+		return nil
+	case len(drain.GetPeers()) == 0:
+		return &Leaving{Prepend: int(drain.GetPrepend())}
+	case n.MeshNode == "" && slices.Contains(drain.GetPeers(), peer):
+		return &Leaving{Prepend: int(drain.GetPrepend()), Both: true}
 	}
-	return withheld
+	return nil
+}
+
+// HandsOver tells whether sessions of the mesh follow from who reflects, so that one gives way to another.
+func HandsOver(snapshot *clearwayv1.NodeSnapshot) bool {
+	mesh := meshes[snapshot.GetBgpConfiguration().GetSpec().GetNodeMesh()]
+	return mesh == topology.Auto || mesh == topology.Reflectors
 }
 
 // Pools are the pools by prefix, with their names. One that cannot be read is left out: it was refused when it was
@@ -279,7 +341,11 @@ func Pools(snapshot *clearwayv1.NodeSnapshot) map[netip.Prefix]string {
 // Aggregates are the declared aggregates.
 func Aggregates(snapshot *clearwayv1.NodeSnapshot) map[netip.Prefix]struct{} {
 	aggregates := map[netip.Prefix]struct{}{}
-	for _, text := range snapshot.GetBgpConfiguration().GetSpec().GetAggregates() {
+	texts := slices.Clone(snapshot.GetBgpConfiguration().GetSpec().GetAggregates())
+	for _, one := range snapshot.GetBgpConfiguration().GetSpec().GetOriginatedAggregates() {
+		texts = append(texts, one.GetCidr())
+	}
+	for _, text := range texts {
 		if prefix, why := policy.ParsePrefix(text); why == "" && prefix.Bits() > 0 {
 			aggregates[prefix] = struct{}{}
 		}

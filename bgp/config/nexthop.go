@@ -10,12 +10,18 @@ import (
 type LocalAddress struct {
 	Interface int // the kernel's index
 	Address   netip.Addr
+	Bits      int // of its subnet
 }
 
 // SetNextHops computes what the neighbour is told to be the next hop of what the node advertises: an address of the link
 // that the session runs over. An eBGP peer on the same link takes no other (RFC 4271 section 5.1.3), and may know no road to the
 // node's own address, which is on a loopback where a node has several links.
+//
+// A link-local session has none here: its own end is the next hop of both families.
 func (n *Neighbor) SetNextHops(global Global, local []LocalAddress) {
+	if n.LinkLocal() {
+		return
+	}
 	for _, family := range n.Families {
 		next := n.nextHop(family, global, local)
 		if family == route.IPv4 {

@@ -11,9 +11,9 @@ func TestNextHopIsOfTheSessionsLink(t *testing.T) {
 	addr := netip.MustParseAddr
 	global := Global{NextHop4: addr("172.16.7.1"), NextHop6: addr("fd00:16:7::1")}
 	local := []LocalAddress{
-		{1, addr("172.16.7.1")}, {1, addr("fd00:16:7::1")},
-		{2, addr("172.16.31.1")}, {2, addr("fd00:16:31::9")}, {2, addr("fd00:16:31::1")},
-		{3, addr("172.16.41.1")},
+		{Interface: 1, Address: addr("172.16.7.1")}, {Interface: 1, Address: addr("fd00:16:7::1")},
+		{Interface: 2, Address: addr("172.16.31.1")}, {Interface: 2, Address: addr("fd00:16:31::9")}, {Interface: 2, Address: addr("fd00:16:31::1")},
+		{Interface: 3, Address: addr("172.16.41.1")},
 	}
 	for _, test := range []struct {
 		name     string

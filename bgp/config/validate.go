@@ -14,10 +14,13 @@ import (
 	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
 )
 
+// maxLongLived is what the 24 bits of RFC 9494's stale time hold, in whole days.
+const maxLongLived = 194 * 24 * time.Hour
+
 // asTrans stands in for AS numbers that do not fit 16 bits (RFC 6793 section 9); nobody has it.
 const asTrans = 23456
 
-// Validate lists every fault of a BGPConfiguration, BGPPeer, BGPFilter or Node: each names the field, its value and
+// Validate lists every fault of a BGPConfiguration, BGPPeer, BGPFilter or Node, and of what an IPPool says of BGP: each names the field, its value and
 // what would be right. Index and Resource of the violations are left to the caller. Other kinds have no faults here.
 func Validate(object clearwayv1.Object) []*clearwayv1.FieldViolation {
 	var f faults
@@ -31,6 +34,8 @@ func Validate(object clearwayv1.Object) []*clearwayv1.FieldViolation {
 		f = append(f, found...)
 	case *clearwayv1.Node:
 		f.node(object.GetSpec())
+	case *clearwayv1.IPPool:
+		f.communities("spec.communities", object.GetSpec().GetCommunities())
 	}
 	return f
 }
@@ -51,18 +56,93 @@ func (f *faults) configuration(object *clearwayv1.BGPConfiguration) {
 	spec := object.GetSpec()
 	f.asn("spec.asNumber", spec.GetAsNumber(), true)
 	switch spec.GetNodeMesh() {
-	case "", MeshAuto, MeshFull, MeshNone:
-	case MeshReflectors:
-		f.add("spec.nodeMesh", MeshReflectors, "is not available yet: use Auto, Full or None")
+	case "", MeshAuto, MeshFull, MeshNone, MeshReflectors:
 	default:
-		f.add("spec.nodeMesh", spec.GetNodeMesh(), "must be Auto, Full or None")
+		f.add("spec.nodeMesh", spec.GetNodeMesh(), "must be Auto, Full, Reflectors or None")
 	}
+	f.reflectors(spec)
 	if port := spec.GetListenPort(); port < -1 || port > 65535 {
 		f.add("spec.listenPort", port, "must be 1 to 65535, -1 not to listen, or absent for %d", defaults.port)
 	}
 	f.aggregates(spec.GetAggregates())
+	f.collectors(spec.GetBmpCollectors())
 	f.timers(spec.GetHoldTime(), spec.GetKeepaliveTime())
 	f.gracefulRestart(spec.GetGracefulRestart())
+	f.bfd(spec.GetBfd())
+	f.prefixCommunities(spec.GetPrefixCommunities())
+	f.originated(spec.GetOriginatedAggregates())
+}
+
+func (f *faults) originated(items []*clearwayv1.Aggregate) {
+	const most = 20 // what the API server allows for, with a selector of nodes in each (CEL cost)
+	if len(items) > most {
+		f.add("spec.originatedAggregates", len(items), "are more than %d", most)
+	}
+	seen := map[netip.Prefix]bool{}
+	for i, item := range items {
+		field := fmt.Sprintf("spec.originatedAggregates[%d]", i)
+		prefix, why := policy.ParsePrefix(item.GetCidr())
+		switch {
+		case why != "":
+			f.add(field+".cidr", item.GetCidr(), "%s", why)
+		case prefix.Bits() == 0:
+			f.add(field+".cidr", item.GetCidr(), "is a default route, which is no aggregate")
+		case seen[prefix]:
+			f.add(field+".cidr", item.GetCidr(), "is there twice")
+		}
+		seen[prefix] = true
+		f.selector(field+".nodeSelector", item.GetNodeSelector())
+		f.communities(field+".communities", item.GetCommunities())
+	}
+}
+
+func (f *faults) reflectors(spec *clearwayv1.BGPConfigurationSpec) {
+	r := spec.GetReflectors()
+	if n := r.GetThreshold(); n != 0 && (n < 4 || n > 10000) {
+		f.add("spec.reflectors.threshold", n, "must be 4 to 10000, or absent for %d", defaults.reflectAbove)
+	}
+	if n := r.GetClientsPerReflector(); n != 0 && (n < 10 || n > 1000) {
+		f.add("spec.reflectors.clientsPerReflector", n, "must be 10 to 1000, or absent for %d", defaults.clientsPerReflector)
+	}
+	if label := r.GetDomainLabel(); label != "" {
+		for _, why := range validation.IsQualifiedName(label) {
+			f.add("spec.reflectors.domainLabel", label, "%s", why)
+		}
+	}
+	f.selector("spec.reflectors.selector", r.GetSelector())
+	if spec.GetNodeMesh() == MeshReflectors && len(r.GetSelector().GetMatchLabels())+len(r.GetSelector().GetMatchExpressions()) == 0 {
+		f.add("spec.reflectors.selector", "", "is missing: with nodeMesh Reflectors it selects the nodes that reflect")
+	}
+}
+
+// The most communities of one prefix, and the most prefixes that have some.
+const (
+	maxCommunities         = 32
+	maxPrefixesCommunities = 256
+)
+
+func (f *faults) communities(field string, texts []string) {
+	if len(texts) > maxCommunities {
+		f.add(field, len(texts), "are more than %d", maxCommunities)
+	}
+	_, found := policy.ParseCommunities(field, texts, false)
+	*f = append(*f, found...)
+}
+
+func (f *faults) prefixCommunities(items []*clearwayv1.PrefixCommunities) {
+	if len(items) > maxPrefixesCommunities {
+		f.add("spec.prefixCommunities", len(items), "are more than %d", maxPrefixesCommunities)
+	}
+	for i, item := range items {
+		field := fmt.Sprintf("spec.prefixCommunities[%d]", i)
+		if _, why := policy.ParsePrefix(item.GetCidr()); why != "" {
+			f.add(field+".cidr", item.GetCidr(), "%s", why)
+		}
+		if len(item.GetCommunities()) == 0 {
+			f.add(field+".communities", "", "must have at least one")
+		}
+		f.communities(field+".communities", item.GetCommunities())
+	}
 }
 
 func (f *faults) aggregates(texts []string) {
@@ -93,15 +173,15 @@ func (f *faults) asn(field string, asn uint32, optional bool) {
 
 func (f *faults) peer(spec *clearwayv1.BGPPeerSpec) {
 	f.selector("spec.nodeSelector", spec.GetNodeSelector())
-	f.asn("spec.peerASN", spec.GetPeerAsn(), false)
 	f.asn("spec.localASNumber", spec.GetLocalAsNumber(), true)
-	f.addresses(spec)
+	f.who(spec)
 	if port := spec.GetPeerPort(); port < 0 || port > 65535 {
 		f.add("spec.peerPort", port, "must be 1 to 65535, or absent for %d", defaults.port)
 	}
 	f.timers(spec.GetHoldTime(), spec.GetKeepaliveTime())
 	f.duration("spec.connectRetryTime", spec.GetConnectRetryTime(), time.Second, 65535*time.Second)
 	f.gracefulRestart(spec.GetGracefulRestart())
+	f.bfd(spec.GetBfd())
 	if _, ok := scopes[spec.GetImportScope()]; !ok {
 		f.add("spec.importScope", spec.GetImportScope(), "must be Owned, Pools or All")
 	}
@@ -109,28 +189,14 @@ func (f *faults) peer(spec *clearwayv1.BGPPeerSpec) {
 		f.add("spec.multihopTTL", ttl, "must be 2 to 255, or absent for a peer that is on-link")
 	}
 	if file := spec.GetPasswordFile(); file != "" && !filepath.IsAbs(file) {
-		f.add("spec.passwordFile", file, "must be an absolute path on the node")
+		// The value is not repeated: who mixes the two up has written the password.
+		f.add("spec.passwordFile", "", "must be the absolute path of a file on the node that has the password")
 	}
 	f.names("spec.importFilters", spec.GetImportFilters())
 	f.names("spec.exportFilters", spec.GetExportFilters())
 	f.families(spec.GetFamilies())
 	if times := spec.GetAllowOwnAs(); times < 0 || times > 10 {
 		f.add("spec.allowOwnAS", times, "must be 0 to 10")
-	}
-}
-
-func (f *faults) addresses(spec *clearwayv1.BGPPeerSpec) {
-	peer := f.host("spec.peerAddress", spec.GetPeerAddress())
-	if spec.GetSourceAddress() == "" {
-		return
-	}
-	source := f.host("spec.sourceAddress", spec.GetSourceAddress())
-	switch {
-	case !peer.IsValid() || !source.IsValid():
-	case peer.Is4() != source.Is4():
-		f.add("spec.sourceAddress", source, "must be of the same family as peerAddress %s", peer)
-	case peer == source:
-		f.add("spec.sourceAddress", source, "must not be the peer's own address")
 	}
 }
 
@@ -145,7 +211,10 @@ func (f *faults) host(field, text string) netip.Addr {
 	case address.Is4In6():
 		f.add(field, text, "is an IPv4-mapped IPv6 address; write %s", address.Unmap())
 	case address.IsLinkLocalUnicast() && address.Is6():
-		f.add(field, text, "is link-local: peers by interface are not available yet; use a global address")
+		if isInterface(address.Zone()) && address.Zone() != "" {
+			return address
+		}
+		f.add(field, text, "is link-local: write its interface too, as fe80::1%%eth1")
 	case !isHost(address):
 		f.add(field, text, "is not the address of one machine")
 	default:
@@ -193,14 +262,20 @@ func (f *faults) duration(field, text string, least, most time.Duration) (value 
 func (f *faults) gracefulRestart(spec *clearwayv1.GracefulRestart) {
 	f.duration("spec.gracefulRestart.restartTime", spec.GetRestartTime(), time.Second, 4095*time.Second)
 	f.duration("spec.gracefulRestart.deferralTime", spec.GetDeferralTime(), time.Second, 4095*time.Second)
+	f.duration("spec.gracefulRestart.longLivedTime", spec.GetLongLivedTime(), time.Second, maxLongLived)
+	if spec.GetDisabled() && spec.GetLongLivedTime() != "" {
+		f.add("spec.gracefulRestart.longLivedTime", spec.GetLongLivedTime(), "needs graceful restart, which is disabled (RFC 9494 section 4.1)")
+	}
 }
 
-func (f *faults) names(field string, names []string) {
+func (f *faults) names(field string, names []string) { f.namesOf(field, "BGPFilter", names) }
+
+func (f *faults) namesOf(field, kind string, names []string) {
 	seen := map[string]bool{}
 	for i, name := range names {
 		at := fmt.Sprintf("%s[%d]", field, i)
 		if len(validation.IsDNS1123Subdomain(name)) > 0 {
-			f.add(at, name, "must be the name of a BGPFilter: lower case letters, digits, '-' and '.'")
+			f.add(at, name, "must be the name of a %s: lower case letters, digits, '-' and '.'", kind)
 		} else if seen[name] {
 			f.add(at, name, "is there twice")
 		}
@@ -221,7 +296,15 @@ func (f *faults) families(texts []string) {
 	}
 }
 
+func (f *faults) drain(spec *clearwayv1.Drain) {
+	f.namesOf("spec.drain.peers", "BGPPeer", spec.GetPeers())
+	if prepend := spec.GetPrepend(); prepend < 0 || prepend > 10 {
+		f.add("spec.drain.prepend", prepend, "must be 0 to 10")
+	}
+}
+
 func (f *faults) node(spec *clearwayv1.NodeSpec) {
+	f.drain(spec.GetDrain())
 	f.asn("spec.asNumber", spec.GetAsNumber(), true)
 	seen := map[bool]string{}
 	for i, text := range spec.GetAddresses() {

@@ -13,6 +13,7 @@ import (
 type Address struct {
 	Interface int // the kernel's index
 	Address   netip.Addr
+	Bits      int // of its subnet
 }
 
 // unusable marks addresses that nobody should be told: not yet or no longer in force, or made for privacy (RFC 8981)
@@ -87,5 +88,5 @@ func parseAddress(m *syscall.NetlinkMessage) (address Address, ok bool, err erro
 		local = other
 	}
 	ok = local.IsGlobalUnicast() && flags&unusable == 0
-	return Address{Interface: int(link), Address: local}, ok, nil
+	return Address{Interface: int(link), Address: local, Bits: int(m.Data[1])}, ok, nil
 }

@@ -25,8 +25,14 @@ func TestAddressesAreThoseOthersMaySendTo(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, text := range texts {
-			want = append(want, Address{link.Index, netip.MustParseAddr(text)})
+			want = append(want, Address{Interface: link.Index, Address: netip.MustParseAddr(text)})
 		}
+	}
+	for i := range got {
+		if bits := got[i].Bits; bits != 24 && bits != 64 && bits != 32 {
+			t.Errorf("%s has a subnet of %d bits", got[i].Address, bits)
+		}
+		got[i].Bits = 0
 	}
 	byAddress := func(a, b Address) int { return a.Address.Compare(b.Address) }
 	slices.SortFunc(got, byAddress)

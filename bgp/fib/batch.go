@@ -14,15 +14,18 @@ const (
 	// batchOps is how many requests go to the kernel at once. More gain nothing (it works them off one by one), and
 	// hold up what is urgent.
 	batchOps = 256
+	// batchOutcomes bounds how many entries at rest are looked at in between.
+	batchOutcomes = 4 * batchOps
 	// batchBytes bounds a batch of large multipath routes.
 	batchBytes = 64 << 10
 )
 
 // op is one request under way.
 type op struct {
-	e    *entry
-	step step
-	errs kernelError
+	e      *entry // nil: it is about a nexthop object alone
+	step   step
+	object uint32 // the nexthop object's id; 0: none
+	errs   kernelError
 }
 
 // outcome is a status to be published.
@@ -46,12 +49,16 @@ func (w *Writer) writeBatch() bool {
 	if c.blind = c.deaf || !drained; !c.blind {
 		w.release()
 	}
+	for _, e := range c.waiting {
+		c.adds.push(e)
+	}
+	c.waiting = c.waiting[:0]
 	c.ops = c.ops[:0]
 	c.requests.buf.reset()
 	for w.roomInBatch() && !c.adds.empty() {
 		w.take(c.adds.pop(), false)
 	}
-	for len(c.ops) == 0 && c.adds.empty() && !c.removals.empty() {
+	for len(c.ops) == 0 && c.adds.empty() && !c.removals.empty() && w.roomInBatch() {
 		for w.roomInBatch() && !c.removals.empty() {
 			w.take(c.removals.pop(), true)
 		}
@@ -60,7 +67,7 @@ func (w *Writer) writeBatch() bool {
 		w.exchange()
 	}
 	w.publish()
-	return !drained || !c.adds.empty() || !c.removals.empty()
+	return !drained || !c.adds.empty() || !c.removals.empty() || len(c.waiting) > 0
 }
 
 // release puts the entries in line that were held back.
@@ -72,7 +79,7 @@ func (w *Writer) release() {
 }
 
 func (w *Writer) roomInBatch() bool {
-	return len(w.core.ops) < batchOps && len(w.core.requests.buf.b) < batchBytes
+	return len(w.core.ops) < batchOps && len(w.core.requests.buf.b) < batchBytes && len(w.core.outcomes) < batchOutcomes
 }
 
 // take puts the next step of an entry in the batch, or finds that it is at rest. Steps that remove are put off until
@@ -91,6 +98,11 @@ func (w *Writer) take(e *entry, removing bool) {
 	e.queued = false
 	if st.kind == stepNone {
 		w.rest(e, other, foreign)
+		return
+	}
+	if !st.kind.removes() && w.awaitsObject(e) {
+		e.queued = true
+		w.core.waiting = append(w.core.waiting, e)
 		return
 	}
 	if e.steps++; e.steps > maxSteps {
@@ -128,7 +140,12 @@ func (w *Writer) encode(e *entry, st step) {
 			buf.deleteLeg(s.nextSeq(), e.prefix, w.who, st.legs[i])
 		}
 	default:
-		w.core.ops = append(w.core.ops, op{e: e, step: st})
+		id := w.objectFor(e.target)
+		w.core.ops = append(w.core.ops, op{e: e, step: st, object: id})
+		if id != 0 {
+			buf.newRouteTo(s.nextSeq(), st.kind.flags(), e.prefix, w.who, id)
+			return
+		}
 		buf.newRoute(s.nextSeq(), st.kind.flags(), e.prefix, w.who, st.reject, st.legs)
 	}
 }
@@ -183,13 +200,22 @@ func (w *Writer) collect(first uint32) error {
 func (w *Writer) unanswered(err error) {
 	w.log.Error("no answer from the kernel about a batch of routes", "routes", len(w.core.ops), "error", err)
 	for i := range w.core.ops {
-		w.core.resync.touch(w.core.ops[i].e.prefix)
-		w.refused(w.core.ops[i].e, "no answer from the kernel: "+err.Error())
+		o := &w.core.ops[i]
+		if o.e == nil {
+			w.loseObject(o.object, refused)
+			continue
+		}
+		w.core.resync.touch(o.e.prefix)
+		w.refused(o.e, "no answer from the kernel: "+err.Error())
 	}
 	w.wantResync("unanswered", resyncNow)
 }
 
 func (w *Writer) answered(o *op) {
+	if o.e == nil {
+		w.objectAnswered(o)
+		return
+	}
 	if o.errs.errno == 0 {
 		w.metrics.writes.WithLabelValues(o.step.kind.String()).Inc()
 		w.carriedOut(o)
@@ -207,6 +233,8 @@ func (w *Writer) answered(o *op) {
 		w.core.resync.touch(o.e.prefix)
 		w.wantResync("conflict", resyncSoon)
 		w.enqueue(o.e)
+	case o.errs.errno == unix.EINVAL && o.object != 0:
+		w.withoutObject(o)
 	case o.errs.errno == unix.ENOENT && o.step.kind == stepReplace:
 		w.setHave(o.e, nil) // somebody removed ours
 		w.enqueue(o.e)
@@ -255,9 +283,9 @@ func (w *Writer) refused(e *entry, reason string) {
 	if e.retrySlot != 0 {
 		return // another request for it in the same batch was refused too
 	}
-	e.tries++
+	e.tries = min(e.tries+1, maxTries)
 	e.steps = 0
-	w.core.retries.schedule(e, time.Now().Add(retryAfter(e.tries)))
+	w.core.retries.schedule(e, time.Now().Add(retryAfter(int(e.tries))))
 	w.note(e, route.Failed, reason)
 }
 
@@ -304,7 +332,7 @@ func (w *Writer) publish() {
 	changed := false
 	w.mu.Lock()
 	for _, o := range c.outcomes {
-		changed = changed || o.e.state != o.state || o.e.reason != o.reason
+		changed = changed || o.e.state != installState(o.state) || o.e.reason != o.reason
 		w.setStateLocked(o.e, o.state, o.reason)
 		if o.e.idle() && !o.e.queued {
 			delete(w.entries, o.e.prefix)

@@ -124,7 +124,7 @@ func BenchmarkResync(b *testing.B) { benchmarkOneChange(b, time.Microsecond) }
 func benchmarkOneChange(b *testing.B, every time.Duration) {
 	inNetns(b)
 	fabric(b)
-	w, _ := runComparing(b, every)
+	w, _ := runComparing(b, every, plainGateways)
 	w.Settled()
 	const n = 100_000
 	timed(b, w, stepCreate, blocks(n, "10.0.1.9"))

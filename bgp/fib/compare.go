@@ -32,6 +32,7 @@ func (w *Writer) applySnapshot(snap *snapshot, breathe func() bool) bool {
 	}
 	c.links()
 	c.others()
+	c.objects()
 	in := w.core.groups
 	in.beginSweep()
 	if !c.known() || !c.unknown() {
@@ -42,7 +43,12 @@ func (w *Writer) applySnapshot(snap *snapshot, breathe func() bool) bool {
 			in.mark(o.to)
 		}
 	}
-	in.endSweep()
+	if snap.partial { // routes that were not told may lead to them
+		for _, g := range w.core.objects.made {
+			in.mark(g)
+		}
+	}
+	w.forget(in.endSweep())
 	return true
 }
 

@@ -129,9 +129,9 @@ func (w *Writer) addEntryLocked(prefix netip.Prefix) *entry {
 // setStateLocked keeps the counts, which are of desired routes only.
 func (w *Writer) setStateLocked(e *entry, state route.InstallState, reason string) {
 	if e.counted {
-		w.counts[e.state]--
+		w.counts[route.InstallState(e.state)]--
 	}
-	e.state, e.reason = state, reason
+	e.state, e.reason = installState(state), reason
 	if e.counted = e.want != nil; e.counted {
 		w.counts[state]++
 	}

@@ -17,6 +17,8 @@
 //     this waits until all is read, or compared;
 //   - a removal names protocol, metric, table and, in IPv6, the hop.
 //
+// IPv4 routes by one of many gateways lead to nexthop objects, which are owned likewise: see objects.go.
+//
 // # Registering the number
 //
 // Protocol numbers are handed out by custom only: include/uapi/linux/rtnetlink.h lists the kernel's and those of some

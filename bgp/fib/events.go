@@ -63,6 +63,8 @@ func (w *Writer) takeEvent(m message) error {
 		return w.takeLink(m)
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
 		return w.takeAddr(m)
+	case unix.RTM_NEWNEXTHOP, unix.RTM_DELNEXTHOP:
+		return w.takeObject(m)
 	}
 	return nil
 }
@@ -185,6 +187,9 @@ func (w *Writer) takeLink(m message) error {
 	}
 	c.resync.linksTouched = true
 	c.reachDirty = true
+	if gone || !l.carrier && (!known || had.carrier) {
+		w.objectsFlushedBy(l.index)
+	}
 	if gone || !l.up && (!known || had.up) {
 		w.flushedBy(l.index, true)
 		w.flushedBy(l.index, false)
@@ -238,8 +243,8 @@ func (w *Writer) flushedBy(ifindex int, v4 bool) {
 	}
 	for _, e := range gone {
 		w.setHave(e, nil)
-		w.enqueue(e)
 	}
+	c.flushed = append(c.flushed, gone...)
 	c.reachDirty = true
 }
 

@@ -7,6 +7,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/clearway/clearway/bgp/route"
 )
 
 // flushRequest asks Run to flush.
@@ -60,6 +62,7 @@ func (w *Writer) flushAll(ctx context.Context) error {
 			return fmt.Errorf("flush routes: %w", err)
 		}
 		if left = len(snap.ours); left == 0 && !snap.partial {
+			w.forgetAll()
 			w.log.Info("all routes are removed from the kernel")
 			return nil
 		}
@@ -76,7 +79,7 @@ func (w *Writer) undesireAll() {
 			w.held.Add(1) // from now on it is a route like others
 		}
 		e.want, e.target, e.why, e.sentinel, e.withdrawn = nil, nil, "", false, true
-		w.setStateLocked(e, e.state, e.reason)
+		w.setStateLocked(e, route.InstallState(e.state), e.reason)
 		w.enqueue(e)
 	}
 }

@@ -32,13 +32,15 @@ func (l leg) String() string {
 }
 
 // A group is where a route leads. It is immutable and interned: within one interner two groups are equal when they
-// are the same pointer. nil means no route. (This is also the unit that a kernel nexthop object would stand for.)
+// are the same pointer. nil means no route. (This is also the unit that a kernel nexthop object stands for.)
 type group struct {
 	// reject is the route type (RTN_BLACKHOLE, ...) of a route that drops; 0 when there is none. In IPv6 it may stand
 	// beside legs for the moment between an add and a delete: the kernel has both at one metric.
 	reject uint8
 	// legs in the order of compareLegs, without repeated hops.
 	legs []leg
+	// manner is how IPv4 routes to it are written: see objects.go.
+	manner manner
 	// used is the sweep in which the group was last seen in use.
 	used uint64
 }
@@ -175,7 +177,7 @@ func appendLegKey(key []byte, l leg) []byte {
 // size is how many distinct groups are held.
 func (in *interner) size() int { return len(in.groups) }
 
-// beginSweep, then mark every group in use, then endSweep: what was not marked is forgotten.
+// beginSweep, then mark every group in use, then endSweep: what was not marked is forgotten, and told.
 func (in *interner) beginSweep() { in.sweep++ }
 
 func (in *interner) mark(g *group) {
@@ -184,10 +186,12 @@ func (in *interner) mark(g *group) {
 	}
 }
 
-func (in *interner) endSweep() {
+func (in *interner) endSweep() (unused []*group) {
 	for key, g := range in.groups {
 		if g.used != in.sweep {
 			delete(in.groups, key)
+			unused = append(unused, g)
 		}
 	}
+	return unused
 }

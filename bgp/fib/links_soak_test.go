@@ -26,16 +26,22 @@ func TestLinksUnderRoutes(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
 		every time.Duration
-	}{{"compared now and then", resyncEvery}, {"compared all the time", time.Microsecond}} {
+		plain int
+	}{
+		{"compared now and then", resyncEvery, plainGateways},
+		{"compared all the time", time.Microsecond, plainGateways},
+		{"by objects, compared now and then", resyncEvery, 0},
+		{"by objects, compared all the time", time.Microsecond, 0},
+	} {
 		t.Run(tc.name, func(t *testing.T) {
 			seed := uint64(time.Now().UnixNano())
 			t.Logf("seed %d", seed)
-			soakLinks(t, rand.New(rand.NewPCG(seed, 2)), rounds, tc.every)
+			soakLinks(t, rand.New(rand.NewPCG(seed, 2)), rounds, tc.every, tc.plain)
 		})
 	}
 }
 
-func soakLinks(t *testing.T, rand *rand.Rand, rounds int, every time.Duration) {
+func soakLinks(t *testing.T, rand *rand.Rand, rounds int, every time.Duration, plain int) {
 	inNetns(t)
 	fabric(t)
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
@@ -46,7 +52,7 @@ func soakLinks(t *testing.T, rand *rand.Rand, rounds int, every time.Duration) {
 	for _, n := range []string{"n1", "n2", "n3"} {
 		sysctl(t, "net/ipv6/conf/"+n+"/keep_addr_on_down", "1")
 	}
-	w, _ := runComparing(t, every)
+	w, _ := runComparing(t, every, plain)
 	w.Settled()
 	desired := make(map[netip.Prefix]string)
 	for range rounds {
@@ -101,14 +107,15 @@ func anyRoute(rand *rand.Rand, p netip.Prefix) (route.Change, string) {
 	return via(p.String(), words...), strings.Join(words, " ")
 }
 
-// shake does something to a link.
+// shake does something to a link, or to the nexthop objects.
 func shake(t *testing.T, rand *rand.Rand) {
 	i := 1 + rand.IntN(3)
 	ip(t, []string{
 		fmt.Sprintf("link set n%d down", i), fmt.Sprintf("link set n%d up", i),
 		fmt.Sprintf("link set n%d-far down", i), fmt.Sprintf("link set n%d-far up", i),
 		fmt.Sprintf("-4 addr flush dev n%d", i), fmt.Sprintf("addr replace 10.0.%d.1/24 dev n%d", i, i),
-	}[rand.IntN(6)])
+		"nexthop flush",
+	}[rand.IntN(7)])
 }
 
 // calm brings all links up, with their addresses.

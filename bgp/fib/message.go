@@ -147,6 +147,14 @@ func (m *buffer) newRoute(seq uint32, flags uint16, prefix netip.Prefix, w who, 
 	m.end()
 }
 
+// newRouteTo writes RTM_NEWROUTE for a route that leads to a nexthop object.
+func (m *buffer) newRouteTo(seq uint32, flags uint16, prefix netip.Prefix, w who, object uint32) {
+	m.begin(unix.RTM_NEWROUTE, flags, seq)
+	m.route(prefix, w, unix.RT_SCOPE_UNIVERSE, unix.RTN_UNICAST, 0)
+	m.attr32(rtaNexthopID, object)
+	m.end()
+}
+
 // deleteRoute writes RTM_DELROUTE for our IPv4 route at prefix: the kernel takes the first one that has our protocol,
 // metric and table, and no other.
 func (m *buffer) deleteRoute(seq uint32, prefix netip.Prefix, w who) {

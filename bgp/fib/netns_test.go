@@ -90,10 +90,12 @@ func run(t testing.TB, opts Options) (w *Writer, stop func()) {
 	return w, start(t, w)
 }
 
-// runComparing is run for a writer that compares with the kernel at least so often.
-func runComparing(t testing.TB, every time.Duration) (w *Writer, stop func()) {
+// runComparing is run for a writer that compares with the kernel at least so often, and writes as many gateways of an
+// interface plainly.
+func runComparing(t testing.TB, every time.Duration, plain int) (w *Writer, stop func()) {
 	t.Helper()
 	w = open(t, Options{})
+	w.core.objects.limit = plain
 	w.core.resync.every, w.core.resync.gap = every, min(every, resyncGap)
 	return w, start(t, w)
 }

@@ -191,6 +191,7 @@ type kernelLink struct {
 	name     string
 	up       bool // administratively
 	running  bool // up, and with carrier
+	carrier  bool // what the kernel goes by when it removes nexthop objects: even less than running
 	loopback bool
 }
 
@@ -208,6 +209,7 @@ func parseLink(body []byte) (kernelLink, bool, error) {
 		index:    int(int32(native.Uint32(body[4:]))),
 		up:       flags&unix.IFF_UP != 0,
 		running:  flags&unix.IFF_UP != 0 && flags&unix.IFF_RUNNING != 0,
+		carrier:  flags&(unix.IFF_RUNNING|unix.IFF_LOWER_UP) != 0,
 		loopback: flags&unix.IFF_LOOPBACK != 0,
 	}
 	for rest := body[unix.SizeofIfInfomsg:]; len(rest) >= attrLen; {

@@ -31,10 +31,13 @@ const (
 	stepDrop
 	// stepDelete removes our IPv4 route.
 	stepDelete
+	// stepObject makes a nexthop object, and stepForget removes it. They are no steps of a prefix.
+	stepObject
+	stepForget
 )
 
 func (k stepKind) String() string {
-	return [...]string{"none", "create", "replace", "append", "drop", "delete"}[k]
+	return [...]string{"none", "create", "replace", "append", "drop", "delete", "object", "forget"}[k]
 }
 
 // removes tells whether the step takes something away. Such steps wait until no step that adds is due: a covering

@@ -37,6 +37,7 @@ type resync struct {
 	// Since the running one began:
 	touched      map[netip.Prefix]struct{}
 	touchedIPv6  bool
+	objects      map[uint32]struct{} // nexthop objects that came or went
 	linksTouched bool
 	spoilt       bool // notifications were lost, so that touched is not all
 }
@@ -53,11 +54,23 @@ func (r *resync) touch(prefix netip.Prefix) {
 	}
 }
 
-func (r *resync) begin() {
-	r.running, r.touched, r.touchedIPv6, r.linksTouched, r.spoilt = true, make(map[netip.Prefix]struct{}), false, false, false
+func (r *resync) touchObject(id uint32) {
+	if r.running {
+		r.objects[id] = struct{}{}
+	}
 }
 
-func (r *resync) end() { r.running, r.touched = false, nil }
+func (r *resync) objectTouched(id uint32) bool {
+	_, ok := r.objects[id]
+	return ok
+}
+
+func (r *resync) begin() {
+	r.running, r.touched, r.touchedIPv6, r.linksTouched, r.spoilt = true, make(map[netip.Prefix]struct{}), false, false, false
+	r.objects = make(map[uint32]struct{})
+}
+
+func (r *resync) end() { r.running, r.touched, r.objects = false, nil, nil }
 
 // unsteady tells whether a dump of IPv6 routes may have left some out that were there all the time. Where the table
 // changes between two parts of the answer, the kernel begins anew and skips as many routes as it has told already;

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -69,8 +70,8 @@ func (w *Writer) nextDue() time.Time {
 	if c.resync.running {
 		due = time.Now().Add(resyncEvery)
 	}
-	if len(c.retries) > 0 && c.retries[0].retryAt.Before(due) {
-		due = c.retries[0].retryAt
+	if len(c.retries) > 0 && c.retries[0].at.Before(due) {
+		due = c.retries[0].at
 	}
 	if at := c.reachAt.Add(reachGap); c.reachDirty && at.Before(due) {
 		due = at
@@ -87,6 +88,7 @@ func (w *Writer) reevaluate(now time.Time) {
 	}
 	c.reachDirty, c.reachAt = false, now
 	c.reach.settle()
+	w.noteGateways()
 	moved := false
 	for hop, old := range c.hops {
 		if got := c.reach.resolve(hop); !got.equal(old) {
@@ -97,6 +99,12 @@ func (w *Writer) reevaluate(now time.Time) {
 	if moved {
 		w.retargetAll()
 	}
+	for _, e := range c.flushed {
+		if w.entries[e.prefix] == e { // or it was withdrawn meanwhile, and is forgotten
+			w.enqueue(e)
+		}
+	}
+	c.flushed = nil
 	w.kick(now)
 }
 
@@ -124,8 +132,8 @@ func (w *Writer) kick(now time.Time) {
 		return
 	}
 	w.core.kickedAt = now
-	for _, e := range append(retries(nil), w.core.retries...) {
-		w.enqueue(e)
+	for _, one := range slices.Clone(w.core.retries) {
+		w.enqueue(one.e)
 	}
 }
 

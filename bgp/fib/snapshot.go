@@ -22,8 +22,11 @@ type snapshot struct {
 	groups *interner // of ours and others
 	told   []otherAt // others, as they were told
 
+	objects    []objectAt // ours
+	objectless bool       // the kernel has no nexthop objects
+
 	// The kernel kept changing while it was dumped. What is listed was there; what is not may be there too.
-	partial, linksPartial bool
+	partial, linksPartial, objectsPartial bool
 }
 
 // oursAt is what the kernel has under our name at a prefix.
@@ -54,6 +57,9 @@ func takeSnapshot(s *socket, w who) (*snapshot, error) {
 				return nil, fmt.Errorf("dump routes of table %d: %w", table, err)
 			}
 		}
+	}
+	if err := snap.takeObjects(s, w); err != nil {
+		return nil, fmt.Errorf("dump nexthop objects: %w", err)
 	}
 	snap.arrange()
 	return snap, nil

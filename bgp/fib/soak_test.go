@@ -160,20 +160,23 @@ func TestForeignRoutesUnderAnotherDaemon(t *testing.T) {
 		name  string
 		every time.Duration
 		seeds int
+		plain int
 	}{
-		{"compared now and then", resyncEvery, 1},
-		{"compared all the time", time.Microsecond, 4},
+		{"compared now and then", resyncEvery, 1, plainGateways},
+		{"compared all the time", time.Microsecond, 2, plainGateways},
+		{"by objects, compared now and then", resyncEvery, 1, 0},
+		{"by objects, compared all the time", time.Microsecond, 2, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			for i := range tc.seeds {
 				seed := uint64(time.Now().UnixNano()) + uint64(i)
-				t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) { soak(t, seed, rounds, tc.every) })
+				t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) { soak(t, seed, rounds, tc.every, tc.plain) })
 			}
 		})
 	}
 }
 
-func soak(t *testing.T, seed uint64, rounds int, every time.Duration) {
+func soak(t *testing.T, seed uint64, rounds int, every time.Duration, plain int) {
 	inNetns(t)
 	fabric(t)
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
@@ -182,7 +185,7 @@ func soak(t *testing.T, seed uint64, rounds int, every time.Duration) {
 	}
 	t.Cleanup(h.Close)
 	n := &neighbour{t, h, rand.New(rand.NewPCG(seed, 1)), make(map[netip.Prefix]map[netip.Addr]bool)}
-	w, stop := runComparing(t, every)
+	w, stop := runComparing(t, every, plain)
 	w.Settled()
 	desired := make(map[netip.Prefix][]netip.Addr)
 	for round := range rounds {
@@ -203,7 +206,7 @@ func soak(t *testing.T, seed uint64, rounds int, every time.Duration) {
 		}
 		if round%4 == 3 {
 			stop()
-			w, stop = runComparing(t, every)
+			w, stop = runComparing(t, every, plain)
 			for p, hops := range desired {
 				w.apply(soakRoute(p, hops))
 			}

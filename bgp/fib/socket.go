@@ -181,7 +181,9 @@ type monitor struct {
 	file *os.File
 	raw  syscall.RawConn
 	read []byte
-	lost atomic.Bool // wait took the kernel's word that notifications were lost
+	// objects: it hears of nexthop objects too, which Linux has had since 5.3.
+	objects bool
+	lost    atomic.Bool // wait took the kernel's word that notifications were lost
 }
 
 // openMonitor subscribes to links, addresses and routes. Notifications of requests that came from port mute are
@@ -217,6 +219,10 @@ func (m *monitor) prepare(mute uint32) (err error) {
 		if err := unix.SetsockoptInt(m.fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, group); err != nil {
 			return err
 		}
+	}
+	err = unix.SetsockoptInt(m.fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, unix.RTNLGRP_NEXTHOP)
+	if m.objects = err == nil; err != nil && !errors.Is(err, unix.EINVAL) {
+		return err
 	}
 	m.raw, err = m.file.SyscallConn()
 	return err

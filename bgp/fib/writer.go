@@ -34,6 +34,7 @@ type Writer struct {
 	changed  chan struct{}
 	sentinel bool // it was there at Open
 	held     atomic.Int64
+	gateways atomic.Pointer[[]netip.Addr]
 	running  sync.Mutex // held by Run, and by Flush when there is no Run
 	flushes  chan flushRequest
 
@@ -51,6 +52,7 @@ type core struct {
 	monitor  *monitor
 
 	reach    *reach
+	objects  objects
 	groups   *interner
 	hops     map[netip.Addr]resolution
 	settled  bool
@@ -60,14 +62,16 @@ type core struct {
 	retries        retries
 	ops            []op
 	outcomes       []outcome
-	round          uint64
+	round          uint32
 
 	deaf     bool           // notifications were lost, and all has not been compared since
 	blind    bool           // deaf, or some notifications are still to be read: a route of ours may be another's by now
 	heldBack []*entry       // until we see
+	waiting  []*entry       // until the batch is answered that asks for their nexthop objects
 	doubtful []netip.Prefix // whose merged hops may hide some of ours from before the start: until settled
 
 	reachDirty bool
+	flushed    []*entry  // by the kernel, with an interface: in line once next hops have been worked out anew
 	reachAt    time.Time // of the last evaluation
 	kickedAt   time.Time // when refused routes were last tried because the kernel had changed
 
@@ -86,7 +90,7 @@ func Open(opts Options) (*Writer, error) {
 		opts: opts, log: opts.Logger, inbox: newInbox(), changed: make(chan struct{}, 1),
 		who:     who{protocol: uint8(opts.Protocol), metric: uint32(opts.Metric), table: uint32(opts.Table)},
 		flushes: make(chan flushRequest), entries: make(map[netip.Prefix]*entry), counts: make(map[route.InstallState]int),
-		core: core{reach: newReach(), groups: newInterner(), hops: make(map[netip.Addr]resolution)},
+		core: core{reach: newReach(), groups: newInterner(), objects: newObjects(), hops: make(map[netip.Addr]resolution)},
 	}
 	w.core.resync.every, w.core.resync.gap, w.core.resync.done = resyncEvery, resyncGap, make(chan dumped, 1)
 	w.metrics = newMetrics(w)
@@ -113,6 +117,7 @@ func (w *Writer) open() (err error) {
 	if c.monitor, err = openMonitor(c.requests.port); err != nil {
 		return err
 	}
+	c.objects.off = !c.monitor.objects || !routesToldWhole()
 	if err := w.adopt(); err != nil {
 		return fmt.Errorf("read the kernel's routes: %w", err)
 	}
@@ -126,6 +131,7 @@ func (w *Writer) adopt() error {
 		return err
 	}
 	w.applySnapshot(snap, unhurried)
+	w.noteGateways()
 	w.doubt()
 	r := &w.core.resync
 	r.begin()
@@ -219,7 +225,7 @@ func (w *Writer) Status(prefix netip.Prefix) route.InstallStatus {
 	if !ok {
 		return route.InstallStatus{State: route.Pending}
 	}
-	return route.InstallStatus{State: e.state, Reason: e.reason}
+	return route.InstallStatus{State: route.InstallState(e.state), Reason: e.reason}
 }
 
 // Count is how many routes of ours the kernel has, adopted ones among them, the sentinel not.
@@ -235,7 +241,7 @@ func (w *Writer) Sentinel() bool { return w.sentinel }
 func (w *Writer) statusOf(e *entry) route.InstallStatus {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
-	return route.InstallStatus{State: e.state, Reason: e.reason}
+	return route.InstallStatus{State: route.InstallState(e.state), Reason: e.reason}
 }
 
 func (w *Writer) stateCount(state route.InstallState) int {

@@ -3,21 +3,76 @@ package policy
 import (
 	"fmt"
 	"net/netip"
+	"regexp"
+	"slices"
 
-	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
+	"github.com/clearway/clearway/bgp/route"
 )
 
-// Filter is a BGPFilter as a value: the first rule that matches decides.
+// Filter is a BGPFilter as a value: its rules are asked in order, and the first that matches and does not say Continue
+// decides.
 type Filter struct {
 	Name  string
 	Rules []FilterRule
 }
 
-// FilterRule accepts or rejects the prefixes it matches. No Prefixes: it matches all.
+// FilterRule applies to the paths that all of its clauses match. One that is empty matches every path.
 type FilterRule struct {
-	Prefixes []Match
-	Accept   bool
+	Prefixes    []Match
+	Communities CommunityClauses
+	ASPath      *ASPathMatch
+	NextHops    []netip.Prefix
+	Peers       []string // names of BGPPeers, of nodes of the mesh, or addresses
+	PeerType    PeerType
+	Sources     []route.Source
+	Accept      bool
+	Continue    bool // the changes are made, and the next rule is asked
+	Transit     bool // accepted though outside of all pools
+	Changes     Changes
 }
+
+// PeerType is a kind of session.
+type PeerType uint8
+
+// The kinds.
+const (
+	AnyPeer PeerType = iota
+	External
+	Internal
+)
+
+// CommunityClauses are what a path must carry one of, all of, and none of.
+type CommunityClauses struct{ Any, All, None []route.CommunityMatch }
+
+// ASPathMatch matches AS paths that fit each field that is set.
+type ASPathMatch struct {
+	Contains, Origins, Neighbors []uint32
+	MinLength, MaxLength         int // MaxLength below 0: no limit
+	Regex                        string
+	compiled                     *regexp.Regexp
+}
+
+// Changes are what a rule changes of a path.
+type Changes struct {
+	Communities       []route.CommunityMatch // replace all, when there are any
+	RemoveCommunities []route.CommunityMatch
+	AddCommunities    []route.CommunityMatch
+	LocalPref, MED    *uint32
+	Prepend           int
+	NextHop           NextHopMode
+}
+
+// NextHopMode is which next hop a peer is told.
+type NextHopMode uint8
+
+// The modes.
+const (
+	NextHopDefault NextHopMode = iota // as config's Neighbor has it
+	NextHopSelf                       // the node's address on the session
+	NextHopKeep                       // the path's own next hop; of the node's own prefixes, the node's own address
+)
+
+func (m NextHopMode) String() string { return [...]string{"", "Self", "Keep"}[m] }
 
 // Match matches prefixes inside CIDR whose length is from GE to LE, both included.
 type Match struct {
@@ -30,99 +85,160 @@ func (m Match) Matches(prefix netip.Prefix) bool {
 	return prefix.Bits() >= m.GE && prefix.Bits() <= m.LE && Within(prefix, m.CIDR)
 }
 
+func (m Match) String() string {
+	switch {
+	case m.GE == m.CIDR.Bits() && m.LE == m.CIDR.Bits():
+		return m.CIDR.String()
+	case m.GE == m.LE:
+		return fmt.Sprintf("%s of length %d", m.CIDR, m.GE)
+	}
+	return fmt.Sprintf("%s of length %d to %d", m.CIDR, m.GE, m.LE)
+}
+
 // Within tells whether inner is outer, or a part of it.
 func Within(inner, outer netip.Prefix) bool {
 	return inner.Bits() >= outer.Bits() && outer.Contains(inner.Addr())
 }
 
-func (r FilterRule) matches(prefix netip.Prefix) bool {
-	for _, match := range r.Prefixes {
-		if match.Matches(prefix) {
-			return true
-		}
-	}
-	return len(r.Prefixes) == 0
-}
-
-// Chain is filters in order. What no rule matches is accepted.
+// Chain is filters in order. What no rule decides on is accepted.
 type Chain []Filter
 
-// Decide tells whether the chain accepts the prefix, and which rule said so ("" when none did).
-func (c Chain) Decide(prefix netip.Prefix) (accept bool, rule string) {
-	for _, filter := range c {
-		for i, r := range filter.Rules {
-			if r.matches(prefix) {
-				return r.Accept, fmt.Sprintf("rule %d of BGPFilter %s", i+1, filter.Name)
+// Subject is what a chain judges: a path, and the session that it came by or goes to.
+type Subject struct {
+	Path   *route.Path
+	Source route.Source
+	Peer   Session
+	// Export: the path goes to the peer; else it came from it.
+	Export bool
+}
+
+// Session is the session with a peer, as filters see it.
+type Session struct {
+	Address  netip.Addr
+	Origin   string // "BGPPeer/<name>" or "nodeMesh/<node>"
+	EBGP     bool
+	LocalASN uint32
+	PeerASN  uint32
+}
+
+// Outcome is what a chain makes of a path.
+type Outcome struct {
+	Accept bool
+	// Path is the path as changed: the subject's own when nothing was. On export, Prepend is not in its AS path yet.
+	Path    *route.Path
+	Prepend int
+	NextHop NextHopMode
+	// Transit: the rule that accepts it means what lies outside of all pools, too.
+	Transit bool
+
+	filter string // "": no rule decided
+	rule   int
+}
+
+// Rule is the rule that decided ("rule 2 of BGPFilter f"); empty when none did.
+func (o Outcome) Rule() string {
+	if o.filter == "" {
+		return ""
+	}
+	return ruleName(o.filter, o.rule)
+}
+
+func ruleName(filter string, rule int) string {
+	return fmt.Sprintf("rule %d of BGPFilter %s", rule+1, filter)
+}
+
+// Evaluate runs the path through the chain.
+func (c Chain) Evaluate(s Subject) Outcome {
+	outcome := Outcome{Accept: true, Path: s.Path}
+	for f := range c {
+		for i := range c[f].Rules {
+			rule := &c[f].Rules[i]
+			s.Path = outcome.Path // a rule sees what those before it changed
+			if rule.differs(s) != nil {
+				continue
+			}
+			rule.Changes.apply(&outcome, s)
+			if !rule.Continue {
+				outcome.Accept, outcome.Transit, outcome.filter, outcome.rule = rule.Accept, rule.Transit, c[f].Name, i
+				return outcome
 			}
 		}
 	}
-	return true, ""
+	return outcome
 }
 
-// ParseFilter reads a BGPFilter and lists its faults; the filter is whole only when there is none.
-func ParseFilter(object *clearwayv1.BGPFilter) (Filter, []*clearwayv1.FieldViolation) {
-	filter := Filter{Name: object.GetMetadata().GetName()}
-	var faults []*clearwayv1.FieldViolation
-	for i, spec := range object.GetSpec().GetRules() {
-		rule, found := parseRule(fmt.Sprintf("spec.rules[%d]", i), spec)
-		filter.Rules = append(filter.Rules, rule)
-		faults = append(faults, found...)
-	}
-	return filter, faults
+// Step is one rule that was asked, for a reader.
+type Step struct {
+	Rule    string // "rule 2 of BGPFilter f"
+	Matched bool
+	// Clause is why: the first clause that does not match, or all that do.
+	Clause string
+	// Action is what follows when it matches: "Accept", "Accept as transit", "Reject", "Continue".
+	Action  string
+	Changes []string // in words
 }
 
-func parseRule(field string, spec *clearwayv1.BGPFilterRule) (FilterRule, []*clearwayv1.FieldViolation) {
-	var faults []*clearwayv1.FieldViolation
-	rule := FilterRule{Accept: spec.GetAction() == "Accept"}
-	if spec.GetAction() != "Accept" && spec.GetAction() != "Reject" {
-		faults = append(faults, fault(field+".action", spec.GetAction(), "must be Accept or Reject"))
+// Explain tells how Evaluate comes to its outcome: each rule that it asks, in order, and which clause of it matched or did not.
+func (c Chain) Explain(s Subject) []Step {
+	var steps []Step
+	outcome := Outcome{Accept: true, Path: s.Path}
+	for _, filter := range c {
+		for i := range filter.Rules {
+			rule := &filter.Rules[i]
+			s.Path = outcome.Path
+			step := Step{Rule: ruleName(filter.Name, i)}
+			if why := rule.differs(s); why != nil {
+				step.Clause = why()
+				steps = append(steps, step)
+				continue
+			}
+			before := outcome
+			rule.Changes.apply(&outcome, s)
+			step.Matched, step.Clause, step.Action = true, rule.String(), rule.action()
+			step.Changes = difference(before, outcome)
+			steps = append(steps, step)
+			if !rule.Continue {
+				return steps
+			}
+		}
 	}
-	for i, prefix := range spec.GetPrefixes() {
-		match, found := parseMatch(fmt.Sprintf("%s.prefixes[%d]", field, i), prefix)
-		rule.Prefixes = append(rule.Prefixes, match)
-		faults = append(faults, found...)
-	}
-	return rule, faults
+	return steps
 }
 
-func parseMatch(field string, spec *clearwayv1.PrefixMatch) (Match, []*clearwayv1.FieldViolation) {
-	prefix, why := ParsePrefix(spec.GetCidr())
-	if why != "" {
-		return Match{}, []*clearwayv1.FieldViolation{fault(field+".cidr", spec.GetCidr(), why)}
+func (s Step) String() string {
+	if !s.Matched {
+		return fmt.Sprintf("%s does not match: %s", s.Rule, s.Clause)
 	}
-	match := Match{CIDR: prefix, GE: prefix.Bits(), LE: prefix.Bits()}
-	longest := prefix.Addr().BitLen()
-	if spec.Ge != nil {
-		match.GE, match.LE = int(spec.GetGe()), longest
+	text := fmt.Sprintf("%s matches (%s): %s", s.Rule, s.Clause, s.Action)
+	for i, change := range s.Changes {
+		text += map[bool]string{true: ", with ", false: ", "}[i == 0] + change
 	}
-	if spec.Le != nil {
-		match.LE = int(spec.GetLe())
-	}
-	var faults []*clearwayv1.FieldViolation
-	if match.GE < prefix.Bits() || match.GE > longest {
-		faults = append(faults, fault(field+".ge", fmt.Sprint(match.GE),
-			fmt.Sprintf("must be %d to %d: a prefix length within %s", prefix.Bits(), longest, prefix)))
-	} else if match.LE < match.GE || match.LE > longest {
-		faults = append(faults, fault(field+".le", fmt.Sprint(match.LE),
-			fmt.Sprintf("must be %d to %d: a prefix length within %s, not below ge", match.GE, longest, prefix)))
-	}
-	return match, faults
+	return text
 }
 
-// ParsePrefix reads a prefix in its own form; why says what is wrong, and what would be right.
-func ParsePrefix(text string) (prefix netip.Prefix, why string) {
-	prefix, err := netip.ParsePrefix(text)
+func (r *FilterRule) action() string {
 	switch {
-	case err != nil:
-		return prefix, "is no prefix; write it as 192.0.2.0/24 or 2001:db8::/64"
-	case prefix.Addr().Is4In6():
-		return prefix, "is an IPv4-mapped IPv6 prefix; write the IPv4 prefix itself"
-	case prefix != prefix.Masked():
-		return prefix, fmt.Sprintf("has host bits set; the prefix is %s", prefix.Masked())
+	case r.Continue:
+		return "Continue"
+	case r.Accept && r.Transit:
+		return "Accept as transit"
+	case r.Accept:
+		return "Accept"
 	}
-	return prefix, ""
+	return "Reject"
 }
 
-func fault(field, value, message string) *clearwayv1.FieldViolation {
-	return &clearwayv1.FieldViolation{Field: field, Value: value, Message: message}
+// RejectAll is a filter of this name that accepts nothing. It stands for one that is missing or broken: to let everything
+// through would be the one thing its author did not want.
+func RejectAll(name string) Filter { return Filter{Name: name, Rules: []FilterRule{{}}} }
+
+// Exports tells whether a rule of the chain changes what only a path that is told has.
+func (c Chain) Exports() (rule string, found bool) {
+	for _, filter := range c {
+		i := slices.IndexFunc(filter.Rules, func(r FilterRule) bool { return r.Changes.NextHop != NextHopDefault })
+		if i >= 0 {
+			return ruleName(filter.Name, i), true
+		}
+	}
+	return "", false
 }

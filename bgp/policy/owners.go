@@ -2,7 +2,9 @@ package policy
 
 import (
 	"fmt"
+	"hash/fnv"
 	"maps"
+	"math"
 	"net/netip"
 	"slices"
 
@@ -15,6 +17,8 @@ import (
 type Block struct {
 	Node  string
 	State clearwayv1.BlockState
+	// Splits: its owner is asked to give a part of it back.
+	Splits bool
 }
 
 // live tells whether somebody may advertise the block. A withdrawing one is told until its owner has stopped, and an
@@ -29,6 +33,22 @@ type Node struct {
 	Addresses []netip.Prefix // with the prefix length of the interface, at most one a family
 	ASN       uint32         // 0: the cluster's
 	LocalASNs []uint32       // those it shows its BGPPeers, beside ASN
+
+	Domain    string // its failure domain
+	Reflector bool   // it is to reflect, by an operator's choice
+	Leaving   bool   // it is being drained
+}
+
+// RouterID is the node's BGP identifier: its IPv4 address, or without one a stable hash of its name. RFC 6286 asks for no
+// more than that it is not zero and unique within the AS.
+func (n Node) RouterID() netip.Addr {
+	if address := n.Address(true); address.IsValid() {
+		return address
+	}
+	hash := fnv.New32a()
+	hash.Write([]byte(n.Name))
+	sum := max(hash.Sum32(), 1)
+	return netip.AddrFrom4([4]byte{byte(sum >> 24), byte(sum >> 16), byte(sum >> 8), byte(sum)})
 }
 
 // Address is the node's address of a family ("4" when is4), invalid where it has none.
@@ -42,7 +62,8 @@ func (n Node) Address(is4 bool) netip.Addr {
 }
 
 func (n Node) equal(other Node) bool {
-	return n.ASN == other.ASN && slices.Equal(n.Addresses, other.Addresses) && slices.Equal(n.LocalASNs, other.LocalASNs)
+	return n.ASN == other.ASN && slices.Equal(n.Addresses, other.Addresses) && slices.Equal(n.LocalASNs, other.LocalASNs) &&
+		n.Domain == other.Domain && n.Reflector == other.Reflector && n.Leaving == other.Leaving
 }
 
 // Owners is this node's copy of the ownership log. Its zero value is empty and ready.
@@ -87,6 +108,9 @@ func (o *Owners) Nodes() []Node {
 	})
 }
 
+// Blocks lists the blocks, in no order.
+func (o *Owners) Blocks(yield func(netip.Prefix, Block) bool) { o.blocks.All()(yield) }
+
 // Size is the number of blocks.
 func (o *Owners) Size() int { return o.blocks.Size() }
 
@@ -103,6 +127,43 @@ func (o *Owners) overlapping(prefix netip.Prefix) (netip.Prefix, Block, bool) {
 		}
 	}
 	return netip.Prefix{}, Block{}, false
+}
+
+// inSplit finds the owner of a block that was split: the log names its parts, all of one owner, and one of them is still
+// withdrawing. Until it is not, the owner may tell the whole, so that there is a route while its parts become known.
+func (o *Owners) inSplit(prefix netip.Prefix) (owner Block, found bool) {
+	var covered float64 // of the prefix; sums of halves are exact
+	withdrawing := false
+	for at, block := range o.blocks.Subnets(prefix) {
+		if covered > 0 && block.Node != owner.Node || !block.live() {
+			return Block{}, false
+		}
+		owner, withdrawing = block, withdrawing || block.State == clearwayv1.BlockState_BLOCK_STATE_WITHDRAWING
+		covered += math.Ldexp(1, prefix.Bits()-at.Bits())
+	}
+	return owner, withdrawing && covered == 1
+}
+
+// Splitting tells whether a prefix is a block that is being split, or a part of one: what the log says of it, and what its
+// owner tells, may differ meanwhile.
+func (o *Owners) Splitting(prefix netip.Prefix) (Block, bool) {
+	if block, splits := o.inSplit(prefix); splits {
+		return block, true
+	}
+	if block, found := o.whole(prefix); found && block.Splits {
+		return block, true
+	}
+	return Block{}, false
+}
+
+// whole finds the live block that a prefix is a part of.
+func (o *Owners) whole(prefix netip.Prefix) (Block, bool) {
+	for at, block := range o.blocks.Supernets(prefix) {
+		if at != prefix && block.live() {
+			return block, true
+		}
+	}
+	return Block{}, false
 }
 
 // inNodeSubnet tells whether the prefix is a node subnet or a part of one.
@@ -130,7 +191,7 @@ func (o *Owners) applyBlock(entry *clearwayv1.BlockOwner, deleted bool) (Effect,
 		return Effect{}, fmt.Errorf("ownership log: block %q %s", entry.GetCidr(), why)
 	}
 	before, known := o.blocks.Get(prefix)
-	after := Block{Node: entry.GetNode(), State: entry.GetState()}
+	after := Block{Node: entry.GetNode(), State: entry.GetState(), Splits: entry.GetSplits()}
 	if known == !deleted && (deleted || before == after) {
 		return Effect{}, nil
 	}
@@ -186,7 +247,8 @@ func (o *Owners) countSubnets(node Node, by int) {
 
 // ParseNode reads a node's entry.
 func ParseNode(entry *clearwayv1.NodeEntry) (Node, error) {
-	node := Node{Name: entry.GetName(), ASN: entry.GetAsNumber(), LocalASNs: entry.GetLocalAsNumbers()}
+	node := Node{Name: entry.GetName(), ASN: entry.GetAsNumber(), LocalASNs: entry.GetLocalAsNumbers(),
+		Domain: entry.GetDomain(), Reflector: entry.GetReflector(), Leaving: entry.GetLeaving()}
 	for _, text := range entry.GetAddresses() {
 		prefix, err := netip.ParsePrefix(text)
 		if err != nil {

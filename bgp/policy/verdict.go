@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/gaissmai/bart"
 
@@ -23,12 +24,13 @@ func (s Scope) String() string { return [...]string{"Owned", "Pools", "All"}[s] 
 
 // Peer is a session as the policy sees it.
 type Peer struct {
-	Origin     string
+	Session
 	MeshNode   string // the node at the other end; empty for a BGPPeer
-	LocalASN   uint32
 	Scope      Scope
 	AllowOwnAS int
 	Import     Chain
+	Reflects   bool // a node of the mesh that tells others' routes, too
+	LastChoice bool // the session is being drained: what it tells is compared with a local preference of 0
 }
 
 // Decision is what becomes of a path.
@@ -64,17 +66,26 @@ const (
 	OriginHidden
 	OwnerUnknown
 	BlockAtRest
+	BlockInSplit
+	PartOfBlock
 	PieceOfBlock
 	NotNamedYet
 	TakenAlone
 	OutsidePools
+	TransitByFilter
+	ReflectedBack
+	ClusterLoop
+	OriginatorOther
+	OwnAggregate
 	ruleCount
 )
 
 var ruleNames = [ruleCount]string{
 	"UnknownPeer", "OwnASLoop", "OwnBlock", "OwnNextHop", "Filter", "ScopeAll", "DefaultRoute", "NodeSubnet", "ScopePools", "Aggregate",
-	"BlockOfOwner", "BlockOfOther", "OriginASN", "OriginHidden", "OwnerUnknown", "BlockAtRest", "PieceOfBlock",
-	"NotNamedYet", "TakenAlone", "OutsidePools",
+	"BlockOfOwner", "BlockOfOther", "OriginASN", "OriginHidden", "OwnerUnknown", "BlockAtRest",
+	"BlockInSplit", "PartOfBlock", "PieceOfBlock",
+	"NotNamedYet", "TakenAlone", "OutsidePools", "Transit",
+	"ReflectedBack", "ClusterLoop", "OriginatorID", "OwnAggregate",
 }
 
 func (r Rule) String() string { return ruleNames[r] }
@@ -93,17 +104,55 @@ type Judge struct {
 	Own        bart.Table[struct{}] // this node's own blocks
 	Pools      bart.Table[string]   // pools by prefix, and their names
 	Aggregates map[netip.Prefix]struct{}
+	Originated map[netip.Prefix]struct{} // those that this node tells itself
 	Peers      map[netip.Addr]Peer
-	Self       [2]netip.Addr // this node's addresses, one a family
-	DefaultASN uint32        // of nodes that have none of their own
-	Alone      bool          // ipamd has been silent for so long that pending prefixes are taken
+	Ranges     map[netip.Prefix]Peer // of those who called from an address that is not among Peers
+	Self       [2]netip.Addr         // this node's addresses, one a family
+	RouterID   netip.Addr            // this node's BGP identifier and, where it reflects, its cluster's
+	DefaultASN uint32                // of nodes that have none of their own
+	Alone      bool                  // ipamd has been silent for so long that pending prefixes are taken
 }
 
-// Judge gives the verdict on one path.
-func (j *Judge) Judge(path *route.Path) Verdict {
-	peer, known := j.Peers[path.Peer]
+// Judge gives the verdict on one path, and what the path is compared with others as: the path itself, or a copy with what
+// its communities and the import filters change.
+func (j *Judge) Judge(path *route.Path) (Verdict, *route.Path) {
+	verdict := j.verdict(path)
+	if verdict.Decision != Accept {
+		return verdict, path
+	}
+	return verdict, j.imported(path).Path
+}
+
+// imported is what the peer's import filters make of a path.
+func (j *Judge) imported(path *route.Path) Outcome {
+	peer, _ := j.peer(path.Peer)
+	return peer.Import.Evaluate(j.subject(path))
+}
+
+// subject is a path as import filters see it. One that its sender is about to take out of service is the last choice, unless a
+// filter says otherwise (RFC 8326 section 4.2).
+func (j *Judge) subject(path *route.Path) Subject {
+	peer, _ := j.peer(path.Peer)
+	if peer.LastChoice || path.HasCommunity(route.GracefulShutdown) {
+		leaving := *path
+		leaving.LocalPref = 0
+		path = &leaving
+	}
+	return Subject{Path: path, Peer: peer.Session}
+}
+
+func (j *Judge) verdict(path *route.Path) Verdict {
+	peer, known := j.peer(path.Peer)
 	if !known {
 		return Verdict{Reject, UnknownPeer}
+	}
+	if path.Extra != nil { // RFC 4456 section 8
+		switch {
+		case path.Extra.OriginatorID == j.RouterID:
+			return Verdict{Reject, ReflectedBack}
+		case slices.Contains(path.Extra.ClusterList, j.RouterID):
+			return Verdict{Reject, ClusterLoop}
+		}
 	}
 	if ownASCount(path, peer.LocalASN) > peer.AllowOwnAS {
 		return Verdict{Reject, OwnASLoop} // RFC 4271 section 9.1.2, with the exception the peer allows
@@ -111,26 +160,55 @@ func (j *Judge) Judge(path *route.Path) Verdict {
 	if _, own := j.ownBlock(path.Prefix); own {
 		return Verdict{Reject, OwnBlock}
 	}
+	if _, ours := j.Originated[path.Prefix]; ours {
+		return Verdict{Reject, OwnAggregate}
+	}
 	if path.NextHop == j.Self[0] || path.NextHop == j.Self[1] {
 		return Verdict{Reject, OwnNextHop} // RFC 4271 section 5.1.3
 	}
-	if accept, _ := peer.Import.Decide(path.Prefix); !accept {
-		return Verdict{Reject, Filtered}
+	var filtered Outcome
+	if len(peer.Import) > 0 {
+		if filtered = j.imported(path); !filtered.Accept {
+			return Verdict{Reject, Filtered}
+		}
 	}
 	if peer.Scope == All {
 		return Verdict{Accept, ScopeAll}
 	}
-	if path.Prefix.Bits() == 0 {
+	if path.Prefix.Bits() == 0 && !filtered.Transit {
 		return Verdict{Reject, DefaultRoute}
 	}
 	if j.Owners.inNodeSubnet(path.Prefix) {
 		return Verdict{Reject, NodeSubnet}
 	}
-	return j.judgePrefix(path, peer)
+	_, inPool := j.pool(path.Prefix)
+	if filtered.Transit && !inPool {
+		return Verdict{Accept, TransitByFilter}
+	}
+	return j.judgePrefix(path, peer, inPool)
 }
 
-func (j *Judge) judgePrefix(path *route.Path, peer Peer) Verdict {
-	_, inPool := j.pool(path.Prefix)
+// Origin is what wants the session that a path came by.
+func (j *Judge) Origin(path *route.Path) string {
+	peer, _ := j.peer(path.Peer)
+	return peer.Origin
+}
+
+// peer is the session with an address, by the longest range where it has none of its own.
+func (j *Judge) peer(address netip.Addr) (peer Peer, known bool) {
+	if peer, known = j.Peers[address]; known {
+		return peer, true
+	}
+	longest := -1
+	for prefix, of := range j.Ranges {
+		if prefix.Contains(address.WithZone("")) && prefix.Bits() > longest {
+			peer, known, longest = of, true, prefix.Bits()
+		}
+	}
+	return peer, known
+}
+
+func (j *Judge) judgePrefix(path *route.Path, peer Peer, inPool bool) Verdict {
 	if peer.Scope == Pools && inPool {
 		return Verdict{Accept, ScopePools}
 	}
@@ -138,7 +216,13 @@ func (j *Judge) judgePrefix(path *route.Path, peer Peer) Verdict {
 		return Verdict{Accept, Aggregate}
 	}
 	if block, named := j.Owners.Block(path.Prefix); named {
-		return j.judgeBlock(path, peer, block)
+		return j.judgeBlock(path, peer, block, BlockOfOwner)
+	}
+	if block, splits := j.Owners.inSplit(path.Prefix); splits {
+		return j.judgeBlock(path, peer, block, BlockInSplit)
+	}
+	if verdict := j.judgePiece(path, peer); verdict.Decision == Accept {
+		return verdict
 	}
 	if _, _, overlaps := j.Owners.overlapping(path.Prefix); overlaps {
 		return Verdict{Reject, PieceOfBlock}
@@ -153,27 +237,47 @@ func (j *Judge) judgePrefix(path *route.Path, peer Peer) Verdict {
 }
 
 // judgeBlock asks whether the path can be the owner's: from a node of the mesh only that node's own blocks; from a
-// router, paths that one of the owner's AS numbers originated.
-func (j *Judge) judgeBlock(path *route.Path, peer Peer, block Block) Verdict {
+// router, paths that one of the owner's AS numbers originated. What is accepted is so by the rule given.
+func (j *Judge) judgeBlock(path *route.Path, peer Peer, block Block, rule Rule) Verdict {
 	if !block.live() {
 		return Verdict{Reject, BlockAtRest}
 	}
-	if peer.MeshNode != "" {
-		if peer.MeshNode != block.Node {
-			return Verdict{Reject, BlockOfOther}
-		}
-		return Verdict{Accept, BlockOfOwner}
+	if peer.MeshNode == block.Node {
+		return Verdict{Accept, rule}
+	}
+	if peer.MeshNode != "" && (!peer.Reflects || path.Extra == nil) {
+		return Verdict{Reject, BlockOfOther}
 	}
 	owner, known := j.Owners.Node(block.Node)
 	switch {
 	case !known && !j.Alone:
 		return Verdict{Pending, OwnerUnknown}
+	case peer.MeshNode != "" && known && path.Extra.OriginatorID != owner.RouterID():
+		return Verdict{Reject, OriginatorOther}
+	case peer.MeshNode != "":
+		return Verdict{Accept, rule} // a reflector's word, about what the owner told
 	case path.HasASSet:
 		return Verdict{Reject, OriginHidden}
 	case known && !j.hasASN(owner, path.OriginASN()):
 		return Verdict{Reject, OriginASN}
 	}
-	return Verdict{Accept, BlockOfOwner}
+	return Verdict{Accept, rule}
+}
+
+// judgePiece takes a part of a block from its owner when the log says that it is being split, when it is the owner itself
+// that speaks, since the log may be late, and when one is alone, since it tells nothing more then.
+func (j *Judge) judgePiece(path *route.Path, peer Peer) Verdict {
+	block, found := j.Owners.whole(path.Prefix)
+	if found && (j.Alone || block.Splits || peer.MeshNode == block.Node || j.reflected(path, peer, block)) {
+		return j.judgeBlock(path, peer, block, PartOfBlock)
+	}
+	return Verdict{Reject, PieceOfBlock}
+}
+
+// reflected tells whether a reflector tells what a block's owner told.
+func (j *Judge) reflected(path *route.Path, peer Peer, block Block) bool {
+	owner, known := j.Owners.Node(block.Node)
+	return peer.Reflects && known && path.Extra != nil && path.Extra.OriginatorID == owner.RouterID()
 }
 
 func (j *Judge) hasASN(node Node, asn uint32) bool {
@@ -224,8 +328,8 @@ func (j *Judge) Owner(prefix netip.Prefix) string {
 
 // Explain puts the present verdict on a path into a sentence.
 func (j *Judge) Explain(path *route.Path) string {
-	verdict := j.Judge(path)
-	peer := j.Peers[path.Peer]
+	verdict := j.verdict(path)
+	peer, _ := j.peer(path.Peer)
 	block, _ := j.Owners.Block(path.Prefix)
 	switch verdict.Rule {
 	case UnknownPeer:
@@ -236,11 +340,15 @@ func (j *Judge) Explain(path *route.Path) string {
 	case OwnBlock:
 		own, _ := j.ownBlock(path.Prefix)
 		return fmt.Sprintf("it is this node's own block %s, or a part of it", own)
+	case TransitByFilter:
+		return "transit by " + j.imported(path).Rule()
 	case Filtered:
-		_, rule := peer.Import.Decide(path.Prefix)
-		return "rejected by " + rule
+		return j.explainFiltered(path, peer)
 	case BlockOfOther:
 		return fmt.Sprintf("the block is %s's, not %s's", block.Node, peer.MeshNode)
+	case OriginatorOther:
+		owner, _ := j.Owners.Node(block.Node)
+		return fmt.Sprintf("%s reflects it as told by %s; its owner %s is %s", peer.MeshNode, path.Extra.OriginatorID, block.Node, owner.RouterID())
 	case OriginASN:
 		owner, _ := j.Owners.Node(block.Node)
 		return fmt.Sprintf("AS %d originated it; its owner %s has AS %s", path.OriginASN(), block.Node, j.asnText(owner))
@@ -259,15 +367,20 @@ func (j *Judge) Explain(path *route.Path) string {
 }
 
 var plainReasons = map[Rule]string{
-	OwnNextHop:   "its next hop is this node",
-	ScopeAll:     "importScope is All",
-	DefaultRoute: "a default route is not accepted; importScope: All would",
-	NodeSubnet:   "it is a subnet of nodes, or a part of one",
-	ScopePools:   "importScope is Pools, and it is inside a pool",
-	Aggregate:    "a declared aggregate",
-	NotNamedYet:  "inside a pool, but the ownership log does not name it yet",
-	TakenAlone:   "inside a pool; taken without the ownership log's word, for ipamd is silent",
-	OutsidePools: "neither a part of a pool nor a declared aggregate",
+	OwnAggregate:  "this node originates the aggregate itself",
+	OwnNextHop:    "its next hop is this node",
+	ReflectedBack: "this node told it itself, and a reflector tells it back (RFC 4456)",
+	ClusterLoop:   "it has been through this reflector before (RFC 4456)",
+	ScopeAll:      "importScope is All",
+	DefaultRoute:  "a default route is not accepted, unless an import filter takes it as transit, or importScope is All",
+	NodeSubnet:    "it is a subnet of nodes, or a part of one",
+	ScopePools:    "importScope is Pools, and it is inside a pool",
+	Aggregate:     "a declared aggregate",
+	NotNamedYet:   "inside a pool, but the ownership log does not name it yet",
+	TakenAlone:    "inside a pool; taken without the ownership log's word, for ipamd is silent",
+	BlockInSplit:  "a block that its owner splits: told until the part that it gives back is withdrawn",
+	PartOfBlock:   "a part of a block that its owner splits; the ownership log is about to name it",
+	OutsidePools:  "neither a part of a pool nor a declared aggregate, nor transit by an import filter",
 }
 
 func (j *Judge) explainPiece(prefix netip.Prefix) string {
@@ -287,4 +400,23 @@ func (j *Judge) asnText(node Node) string {
 		}
 	}
 	return text
+}
+
+// explainFiltered names the rule that rejects a path, and what of the path it matches.
+func (j *Judge) explainFiltered(path *route.Path, peer Peer) string {
+	steps := peer.Import.Explain(j.subject(path))
+	last := steps[len(steps)-1]
+	return fmt.Sprintf("rejected by %s (%s)", last.Rule, last.Clause)
+}
+
+// Changes are what a drain, the path's communities and the import filters change of it before it is compared with others, in words.
+func (j *Judge) Changes(path *route.Path) []string {
+	words := Difference(path, j.imported(path).Path)
+	if peer, _ := j.peer(path.Peer); peer.LastChoice {
+		words = append(words, "the session is being drained")
+	}
+	if path.HasCommunity(route.GracefulShutdown) {
+		words = append(words, "its sender is about to go (community GracefulShutdown, RFC 8326)")
+	}
+	return words
 }

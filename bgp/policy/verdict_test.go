@@ -41,8 +41,8 @@ func testJudge(t *testing.T) *Judge {
 	j := &Judge{
 		Owners: owners, DefaultASN: 64512, Aggregates: map[netip.Prefix]struct{}{netip.MustParsePrefix("10.0.0.0/8"): {}},
 		Peers: map[netip.Addr]Peer{
-			tor:  {Origin: "BGPPeer/tor", LocalASN: 64512, AllowOwnAS: 1},
-			mesh: {Origin: "nodeMesh/n2", MeshNode: "n2", LocalASN: 64512},
+			tor:  {Session: Session{Address: tor, Origin: "BGPPeer/tor", LocalASN: 64512, PeerASN: 65101, EBGP: true}, AllowOwnAS: 1},
+			mesh: {Session: Session{Address: mesh, Origin: "nodeMesh/n2", LocalASN: 64512, PeerASN: 64512}, MeshNode: "n2"},
 		},
 	}
 	j.Own.Insert(netip.MustParsePrefix("10.244.1.0/26"), struct{}{})
@@ -123,7 +123,7 @@ func TestSafeImport(t *testing.T) {
 			if c.with != nil {
 				c.with(j)
 			}
-			if got := j.Judge(c.path); got != c.want {
+			if got, _ := j.Judge(c.path); got != c.want {
 				t.Errorf("%v by %v, not %v by %v: %s", got.Decision, got.Rule, c.want.Decision, c.want.Rule, j.Explain(c.path))
 			}
 			if why := j.Explain(c.path); len(why) < 10 || strings.Contains(why, "%!") {

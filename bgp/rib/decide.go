@@ -11,7 +11,8 @@ import (
 // step removes the paths that are worse than the best of those still there; what is left is equally good, and all of
 // it is used ("multipath relax": equal length is asked of AS paths, not equal content, for two ToRs have two ASNs).
 //
-//  0. A path that is not stale goes before a stale one (RFC 4724 keeps them; nothing says to prefer them).
+//  0. A path that is not stale goes before a stale one (RFC 4724 keeps them; nothing says to prefer them), and any before
+//     a long-lived stale one (RFC 9494 section 4.3).
 //  1. The highest LOCAL_PREF (9.1.1).
 //  2. The shortest AS_PATH; an AS_SET counts as one (9.1.2.2 a).
 //  3. The lowest ORIGIN: IGP, EGP, INCOMPLETE (9.1.2.2 b).
@@ -32,7 +33,7 @@ func best(paths []*route.Path) []*route.Path {
 	return lowest(paths, ibgpRank)
 }
 
-func staleRank(p *route.Path) uint64 { return rank(p.Stale) }
+func staleRank(p *route.Path) uint64 { return rank(p.Stale) + 2*rank(p.LongLived) }
 
 func ibgpRank(p *route.Path) uint64 { return rank(!p.EBGP) }
 
@@ -77,18 +78,35 @@ func neighborAS(p *route.Path) uint32 {
 	return p.ASPath[0]
 }
 
-// kernel is the route that uses all the paths; nil where there is none.
-func kernel(prefix netip.Prefix, paths []*route.Path) *route.Kernel {
-	if len(paths) == 0 {
+// kernel is the route that uses all the paths; nil where there is none. Routes by one next hop share it.
+func (t *Table) kernel(prefix netip.Prefix, paths []*route.Path) *route.Kernel {
+	switch len(paths) {
+	case 0:
 		return nil
+	case 1:
+		return &route.Kernel{Prefix: prefix, NextHops: t.alone(paths[0].NextHop)}
 	}
 	hops := make([]route.NextHop, 0, len(paths))
 	for _, path := range paths {
 		hops = append(hops, route.NextHop{Addr: path.NextHop})
 	}
-	if len(hops) > 1 {
-		slices.SortFunc(hops, func(a, b route.NextHop) int { return a.Addr.Compare(b.Addr) })
-		hops = slices.Compact(hops)
-	}
+	slices.SortFunc(hops, func(a, b route.NextHop) int { return a.Addr.Compare(b.Addr) })
+	hops = slices.Compact(hops)
 	return &route.Kernel{Prefix: prefix, NextHops: hops}
+}
+
+// maxAlone bounds the next hops that are remembered. A cluster has some thousands; with more, some routes share less.
+const maxAlone = 1 << 14
+
+// alone is a list of one next hop, the same for all routes.
+func (t *Table) alone(next netip.Addr) []route.NextHop {
+	hops, ok := t.lists[next]
+	if !ok {
+		if len(t.lists) >= maxAlone {
+			clear(t.lists)
+		}
+		hops = []route.NextHop{{Addr: next}}
+		t.lists[next] = hops
+	}
+	return hops
 }

@@ -32,6 +32,7 @@ func TestDecisionProcess(t *testing.T) {
 	}{
 		{"equal: both, multipath relax", nil, "192.0.2.1 192.0.2.2"},
 		{"0 stale", func(p *route.Path) { p.Stale = true; p.LocalPref = 200 }, "192.0.2.1"},
+		{"0 long-lived stale, passed on", func(p *route.Path) { p.LongLived = true; p.LocalPref = 200 }, "192.0.2.1"},
 		{"1 LOCAL_PREF, higher wins", func(p *route.Path) { p.LocalPref = 101; p.ASPathLen = 9 }, "192.0.2.2"},
 		{"2 AS_PATH, shorter wins", func(p *route.Path) { p.ASPathLen = 1; p.Origin = 2 }, "192.0.2.2"},
 		{"3 ORIGIN, lower wins", func(p *route.Path) { p.Origin = 1 }, "192.0.2.1"},
@@ -45,7 +46,7 @@ func TestDecisionProcess(t *testing.T) {
 				{pathTo(1, nil), pathTo(2, c.second)}, {pathTo(2, c.second), pathTo(1, nil)},
 			} {
 				var hops []string
-				for _, next := range kernel(netip.Prefix{}, best(paths)).NextHops {
+				for _, next := range New(nil).kernel(netip.Prefix{}, best(paths)).NextHops {
 					hops = append(hops, next.Addr.String())
 				}
 				if got := strings.Join(hops, " "); got != c.want {
@@ -80,7 +81,7 @@ func TestMEDDoesNotDependOnOrder(t *testing.T) {
 func TestChangesAddUpToTheWhole(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		allowed := map[netip.Addr]policy.Decision{}
-		table := New(func(p *route.Path) policy.Verdict { return policy.Verdict{Decision: allowed[p.Peer]} })
+		table := New(func(p *route.Path) (policy.Verdict, *route.Path) { return policy.Verdict{Decision: allowed[p.Peer]}, p })
 		told := map[netip.Prefix][]*route.Path{}
 		kernelHas := map[netip.Prefix]*route.Kernel{}
 		take := func(change route.Change, changed bool) {
@@ -132,7 +133,7 @@ func checkTwin(t *rapid.T, table *Table, told map[netip.Prefix][]*route.Path, al
 		if pending {
 			waiting++
 		}
-		want := kernel(prefix, best(accepted))
+		want := New(nil).kernel(prefix, best(accepted))
 		if want != nil {
 			routes++
 		}
@@ -152,7 +153,7 @@ func checkTwin(t *rapid.T, table *Table, told map[netip.Prefix][]*route.Path, al
 
 // Touching names what shares addresses with a prefix: what covers it, itself, and its parts.
 func TestTouching(t *testing.T) {
-	table := New(func(*route.Path) policy.Verdict { return policy.Verdict{} })
+	table := New(func(p *route.Path) (policy.Verdict, *route.Path) { return policy.Verdict{}, p })
 	for _, text := range []string{"10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "10.2.0.0/16", "::/0"} {
 		table.Set(route.Learned{Prefix: netip.MustParsePrefix(text), Paths: []*route.Path{pathTo(1, nil)}})
 	}
@@ -167,7 +168,7 @@ func TestTouching(t *testing.T) {
 func BenchmarkOneOfManyChanges(b *testing.B) {
 	for _, size := range []int{1000, 100000} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
-			table := New(func(*route.Path) policy.Verdict { return policy.Verdict{Decision: policy.Accept} })
+			table := New(func(p *route.Path) (policy.Verdict, *route.Path) { return policy.Verdict{Decision: policy.Accept}, p })
 			learned := make([]route.Learned, size)
 			for i := range learned {
 				prefix := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 32)

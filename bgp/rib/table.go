@@ -12,15 +12,20 @@ import (
 
 // Table is every prefix that a peer tells.
 type Table struct {
-	judge   func(*route.Path) policy.Verdict
+	judge   Judge
 	entries bart.Table[*Entry]
 	pending map[netip.Prefix]struct{}
 	peers   map[netip.Addr]*Count
+	lists   map[netip.Addr][]route.NextHop // of one next hop each
 }
+
+// Judge gives the verdict on a path, and the path as it is compared with others: itself, or a changed copy.
+type Judge func(*route.Path) (policy.Verdict, *route.Path)
 
 // Entry is one prefix. What it points to is not changed: an entry is replaced.
 type Entry struct {
-	Paths    []*route.Path
+	Paths    []*route.Path    // as told
+	Used     []*route.Path    // as judged and compared: of each path itself or a changed copy
 	Verdicts []policy.Verdict // of each path
 	Route    *route.Kernel    // nil: no path is accepted
 }
@@ -31,8 +36,9 @@ type Count struct {
 }
 
 // New makes a table whose verdicts judge gives.
-func New(judge func(*route.Path) policy.Verdict) *Table {
-	return &Table{judge: judge, pending: map[netip.Prefix]struct{}{}, peers: map[netip.Addr]*Count{}}
+func New(judge Judge) *Table {
+	return &Table{judge: judge, pending: map[netip.Prefix]struct{}{}, peers: map[netip.Addr]*Count{},
+		lists: map[netip.Addr][]route.NextHop{}}
 }
 
 // Set replaces a prefix's paths. The change is what the kernel's route is to be; changed is false when that is what it
@@ -68,21 +74,33 @@ func (t *Table) Rejudge(prefix netip.Prefix) (change route.Change, changed bool)
 }
 
 func (t *Table) decide(learned route.Learned) *Entry {
-	entry := &Entry{Paths: learned.Paths, Verdicts: make([]policy.Verdict, len(learned.Paths))}
+	entry := &Entry{Paths: learned.Paths, Used: learned.Paths, Verdicts: make([]policy.Verdict, len(learned.Paths))}
 	for i, path := range learned.Paths {
-		entry.Verdicts[i] = t.judge(path)
+		verdict, used := t.judge(path)
+		entry.Verdicts[i] = verdict
+		if used != path {
+			entry.use(i, used)
+		}
 	}
-	entry.Route = kernel(learned.Prefix, entry.Best())
+	entry.Route = t.kernel(learned.Prefix, entry.Best())
 	return entry
 }
 
-// Best are the paths that the route is made of: the equally good ones among the accepted.
+// use puts a changed copy in a path's place. Most entries have none, and their two lists are one.
+func (e *Entry) use(i int, used *route.Path) {
+	if &e.Used[0] == &e.Paths[0] {
+		e.Used = slices.Clone(e.Paths)
+	}
+	e.Used[i] = used
+}
+
+// Best are the paths that the route is made of, as Used has them: the equally good ones among the accepted.
 func (e *Entry) Best() []*route.Path {
 	if !slices.ContainsFunc(e.Verdicts, func(v policy.Verdict) bool { return v.Decision != policy.Accept }) {
-		return best(e.Paths)
+		return best(e.Used)
 	}
 	var accepted []*route.Path
-	for i, path := range e.Paths {
+	for i, path := range e.Used {
 		if e.Verdicts[i].Decision == policy.Accept {
 			accepted = append(accepted, path)
 		}

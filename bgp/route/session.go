@@ -40,4 +40,11 @@ type Session struct {
 	// EndOfRIB: since the speaker started the peer has at least once told all it knows, in every negotiated family.
 	EndOfRIB bool
 	Reason   string // why it is not Established, in a sentence; empty when it is
+	Warning  string // what is wrong with one that is, in a sentence
+
+	LongLived bool       // RFC 9494, as GracefulRestart
+	AddPath   []Family   // in which the peer tells several paths to a prefix (RFC 7911)
+	RouterID  netip.Addr // of the peer, when it was last known
+	Held      []string   // fields that changed and are the next session's
+	Called    bool       // the peer called from a listen range
 }

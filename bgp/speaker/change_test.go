@@ -53,7 +53,9 @@ func TestChangesResetOnlyWhatTheyMust(t *testing.T) {
 	quiet.Neighbors[0].Scope, quiet.Neighbors[0].AllowOwnAS = policy.All, 3
 	quiet.Neighbors[0].HoldTime, quiet.Neighbors[0].KeepaliveTime = 30*time.Second, 10*time.Second
 	quiet.Neighbors[0].Import = policy.Chain{{Name: "f"}}
+	quiet.Neighbors[0].Passive, quiet.Neighbors[0].GracefulRestart.RestartTime = true, 60*time.Second // the next session's
 	quiet.Advertise = append(quiet.Advertise, route.Advertisement{Prefix: netip.MustParsePrefix("10.244.1.128/26"), Communities: []uint32{64512<<16 | 7}})
+	quiet.Neighbors[0].SetExports(quiet.Global, quiet.Advertise)
 	node.set(t, quiet)
 	l.waitKernel("10.244.1.128/26 via 192.0.2.2")
 	if told := l.birdc("show", "route", "10.244.1.128/26", "all"); !strings.Contains(told, "(64512,7)") {

@@ -2,6 +2,7 @@ package speaker
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/osrg/gobgp/v4/pkg/apiutil"
 	"github.com/osrg/gobgp/v4/pkg/packet/bgp"
@@ -33,6 +34,7 @@ type reader struct {
 	asPath        asPath
 	communitiesOf *bgp.PathAttributeCommunities
 	communities   []uint32
+	extra         *route.Extra
 }
 
 type asPath struct {
@@ -41,23 +43,34 @@ type asPath struct {
 	set     bool
 }
 
+func (p asPath) equal(q asPath) bool {
+	return p.length == q.length && p.set == q.set && slices.Equal(p.numbers, q.numbers)
+}
+
 // read converts one path; ok is false for what is no unicast prefix.
 func (r *reader) read(p *apiutil.Path, localASN uint32) (update Update, ok bool) {
 	nlri, ok := p.Nlri.(*bgp.IPAddrPrefix)
 	if !ok {
 		return Update{}, false
 	}
-	update.Prefix = nlri.Prefix.Masked()
+	update.Prefix, update.ID = nlri.Prefix.Masked(), p.RemoteID
 	if p.Withdrawal {
 		return update, true
 	}
 	path := &route.Path{
-		Prefix: update.Prefix, Peer: p.PeerAddress, PeerASN: p.PeerASN, PeerID: p.PeerID,
+		Prefix: update.Prefix, PathID: update.ID, Peer: p.PeerAddress, PeerASN: p.PeerASN, PeerID: p.PeerID,
 		EBGP: p.PeerASN != localASN, LocalPref: 100,
 	}
 	for _, attribute := range p.Attrs {
+		if malformed(attribute) {
+			return update, true // RFC 7606 section 2: treated as withdrawn
+		}
 		r.readAttribute(path, attribute)
 	}
+	if slices.Contains(path.ASPath, 0) { // RFC 7607 section 2
+		return update, true
+	}
+	r.readExtra(path, p.Attrs)
 	if !path.NextHop.IsValid() {
 		// RFC 7606 section 7.1 and 7.11: without a usable next hop the path is withdrawn.
 		return update, true
@@ -66,11 +79,28 @@ func (r *reader) read(p *apiutil.Path, localASN uint32) (update Update, ok bool)
 	return update, true
 }
 
+// malformed are attributes that withdraw their paths, and that GoBGP lets pass: a list of communities is not empty
+// (RFC 7606 sections 7.8 and 7.14, RFC 8092 section 5).
+func malformed(attribute bgp.PathAttributeInterface) bool {
+	switch a := attribute.(type) {
+	case *bgp.PathAttributeCommunities:
+		return len(a.Value) == 0
+	case *bgp.PathAttributeExtendedCommunities:
+		return len(a.Value) == 0
+	case *bgp.PathAttributeLargeCommunities:
+		return len(a.Values) == 0
+	}
+	return false
+}
+
 func (r *reader) readAttribute(path *route.Path, attribute bgp.PathAttributeInterface) {
 	switch a := attribute.(type) {
 	case *bgp.PathAttributeAsPath:
 		if r.asPathOf != a {
-			r.asPathOf, r.asPath = a, readASPath(a)
+			r.asPathOf = a
+			if read := readASPath(a); !read.equal(r.asPath) {
+				r.asPath = read
+			}
 		}
 		path.ASPath, path.ASPathLen, path.HasASSet = r.asPath.numbers, r.asPath.length, r.asPath.set
 	case *bgp.PathAttributeNextHop:
@@ -90,20 +120,56 @@ func (r *reader) readAttribute(path *route.Path, attribute bgp.PathAttributeInte
 			r.communitiesOf, r.communities = a, a.Value
 		}
 		path.Communities = r.communities
+		path.LongLived = slices.Contains(a.Value, llgrStale)
 	}
 }
 
-// mpNextHop prefers the global next hop (RFC 2545 section 3); a link-local one is one only on the peer's link.
+// readExtra reads what few paths have. One that has what the one before it had shares it.
+func (r *reader) readExtra(path *route.Path, attributes []bgp.PathAttributeInterface) {
+	var extra route.Extra
+	there := false
+	for _, attribute := range attributes {
+		switch a := attribute.(type) {
+		case *bgp.PathAttributeLargeCommunities:
+			for _, c := range a.Values {
+				extra.LargeCommunities = append(extra.LargeCommunities, route.LargeCommunity{Global: c.ASN, Local1: c.LocalData1, Local2: c.LocalData2})
+			}
+			there = true
+		case *bgp.PathAttributeOriginatorId:
+			extra.OriginatorID = a.Value
+			there = true
+		case *bgp.PathAttributeClusterList:
+			extra.ClusterList = a.Value
+			there = true
+		}
+	}
+	switch {
+	case !there:
+		return
+	case r.extra == nil || !r.extra.Equal(&extra):
+		r.extra = &extra
+	}
+	path.Extra = r.extra
+}
+
+// llgrStale is the community LLGR_STALE: who passed the path on keeps it for a router that is away (RFC 9494 section 4.3).
+const llgrStale = 65535<<16 | 6
+
+// mpNextHop is the global next hop (RFC 2545 section 3); a link-local one is one only on the peer's link. On a session
+// between link-local addresses it is the link-local one, as the link may have no other, and where both are told it is the
+// peer's: GoBGP drops the second half, and who has two on one link tells of itself.
 func mpNextHop(a *bgp.PathAttributeMpReachNLRI, peer netip.Addr) netip.Addr {
 	next := usable(a.Nexthop)
-	if next.IsValid() && !next.IsLinkLocalUnicast() {
+	onLink := peer.Zone() != ""
+	switch {
+	case next.Is4() || next.IsValid() && !next.IsLinkLocalUnicast() && !onLink:
 		return next
-	}
-	if !next.IsValid() {
-		next = usable(a.LinkLocalNexthop)
-	}
-	if next.IsValid() && peer.Zone() != "" {
+	case !onLink:
+		return netip.Addr{}
+	case next.IsLinkLocalUnicast():
 		return next.WithZone(peer.Zone())
+	case next.IsValid() || a.Nexthop.Is6() && a.Nexthop.IsUnspecified(): // BIRD has :: for no global one
+		return peer
 	}
 	return netip.Addr{}
 }
@@ -135,13 +201,13 @@ func readASPath(a *bgp.PathAttributeAsPath) asPath {
 	return path
 }
 
-// pathOf is an advertisement as GoBGP takes it, the node as next hop.
-func pathOf(a route.Advertisement, nextHop netip.Addr) (*apiutil.Path, error) {
-	nlri, err := bgp.NewIPAddrPrefix(a.Prefix)
+// pathOf is an advertised prefix as GoBGP takes it, the node as next hop. lastChoice: with a local preference of 0.
+func pathOf(prefix netip.Prefix, nextHop netip.Addr, lastChoice bool) (*apiutil.Path, error) {
+	nlri, err := bgp.NewIPAddrPrefix(prefix)
 	if err != nil {
 		return nil, err
 	}
-	family := wireFamily(route.FamilyOf(a.Prefix))
+	family := wireFamily(route.FamilyOf(prefix))
 	attributes := []bgp.PathAttributeInterface{bgp.NewPathAttributeOrigin(bgp.BGP_ORIGIN_ATTR_TYPE_IGP)}
 	if family == bgp.RF_IPv4_UC {
 		next, err := bgp.NewPathAttributeNextHop(nextHop)
@@ -156,8 +222,8 @@ func pathOf(a route.Advertisement, nextHop netip.Addr) (*apiutil.Path, error) {
 		}
 		attributes = append(attributes, reach)
 	}
-	if len(a.Communities) > 0 {
-		attributes = append(attributes, bgp.NewPathAttributeCommunities(a.Communities))
+	if lastChoice {
+		attributes = append(attributes, bgp.NewPathAttributeLocalPref(0))
 	}
 	return &apiutil.Path{Family: family, Nlri: nlri, Attrs: attributes}, nil
 }

@@ -51,10 +51,12 @@ func TestMPNextHop(t *testing.T) {
 	local, global := netip.MustParseAddr("fe80::1"), netip.MustParseAddr("2001:db8::1")
 	zoned := netip.MustParseAddr("fe80::9%eth0")
 	for _, c := range []struct{ next, linkLocal, peer, want netip.Addr }{
-		{global, local, zoned, global},
+		{global, local, zoned, zoned},
 		{global, netip.Addr{}, global, global},
 		{local, netip.Addr{}, zoned, local.WithZone("eth0")},
-		{netip.IPv6Unspecified(), local, zoned, local.WithZone("eth0")},
+		{netip.IPv6Unspecified(), netip.Addr{}, zoned, zoned},
+		{netip.IPv6Unspecified(), netip.Addr{}, global, netip.Addr{}},
+		{netip.MustParseAddr("ff02::1"), netip.Addr{}, zoned, netip.Addr{}},
 		{local, netip.Addr{}, global, netip.Addr{}}, // on which link?
 		{netip.MustParseAddr("ff02::1"), netip.Addr{}, global, netip.Addr{}},
 		{netip.MustParseAddr("::ffff:192.0.2.1"), netip.Addr{}, global, netip.MustParseAddr("192.0.2.1")},

@@ -21,6 +21,7 @@ type engine struct {
 	bgp       *server.BgpServer
 	stopWatch context.CancelFunc
 	muted     *atomic.Bool
+	exporters map[netip.AddrPort]*exporter
 }
 
 // listener is told what happens, from one goroutine, in the order in which it happened to each peer. GoBGP's queue
@@ -29,11 +30,13 @@ type listener interface {
 	onPaths([]*apiutil.Path)
 	onEndOfRIB(peer netip.Addr, family route.Family)
 	onPeer(*apiutil.WatchEventMessage_PeerEvent)
+	// onUnreadable hears of an UPDATE that was not read to its end. It is called from any goroutine, and must not call GoBGP.
+	onUnreadable(peer string)
 }
 
 func startEngine(global config.Global, listen []netip.Addr, to listener, log *slog.Logger) (*engine, error) {
 	muted := &atomic.Bool{}
-	bgpServer := server.NewBgpServer(server.LoggerOption(slog.New(quiet{log.Handler(), muted}), nil))
+	bgpServer := server.NewBgpServer(server.LoggerOption(slog.New(quiet{to: log.Handler(), muted: muted, unreadable: to.onUnreadable}), nil))
 	go bgpServer.Serve()
 	ctx, cancel := context.WithTimeout(context.Background(), limits.operation)
 	defer cancel()
@@ -93,6 +96,9 @@ func (e *engine) setPolicies(ctx context.Context, request *api.SetPoliciesReques
 // stop closes the sessions without a NOTIFICATION. It waits no longer than its limit.
 func (e *engine) stop() {
 	e.muted.Store(true)
+	for _, one := range e.exporters {
+		one.stop()
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

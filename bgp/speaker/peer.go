@@ -40,14 +40,25 @@ func peerOf(n config.Neighbor, password string, restarting bool) *api.Peer {
 		}},
 		Transport: &api.Transport{RemotePort: uint32(n.Port), PassiveMode: n.Passive},
 		// A plain eBGP session is sent with TTL 1; GoBGP does the same to a peer it takes for external.
-		EbgpMultihop: &api.EbgpMultihop{Enabled: n.MultihopTTL > 0 && n.EBGP(), MultihopTtl: uint32(n.MultihopTTL)},
+		EbgpMultihop: &api.EbgpMultihop{},
+	}
+	if n.MultihopTTL > 0 && n.EBGP() {
+		peer.EbgpMultihop = &api.EbgpMultihop{Enabled: true, MultihopTtl: uint32(n.MultihopTTL)}
+	}
+	if n.TTLSecurity > 0 {
+		peer.TtlSecurity = &api.TtlSecurity{Enabled: true, TtlMin: 256 - uint32(n.TTLSecurity)}
 	}
 	if n.SourceAddress.IsValid() {
 		peer.Transport.LocalAddress = n.SourceAddress.String()
 	}
+	longLived := n.GracefulRestart.Enabled && n.GracefulRestart.LongLived > 0
+	if n.ClusterID.IsValid() {
+		peer.RouteReflector = &api.RouteReflector{RouteReflectorClient: true, RouteReflectorClusterId: n.ClusterID.String()}
+	}
 	if n.GracefulRestart.Enabled {
 		peer.GracefulRestart = &api.GracefulRestart{
-			Enabled: true, RestartTime: uint32(seconds(n.GracefulRestart.RestartTime)), DeferralTime: deferralSeconds,
+			LonglivedEnabled: longLived,
+			Enabled:          true, RestartTime: uint32(seconds(n.GracefulRestart.RestartTime)), DeferralTime: deferralSeconds,
 			// RFC 8538 is not offered: with it an expired hold timer, too, leaves the routes in place. A road that
 			// silently carries nothing would be used for the whole restart time although there is another.
 			NotificationEnabled: false,
@@ -55,10 +66,19 @@ func peerOf(n config.Neighbor, password string, restarting bool) *api.Peer {
 		}
 	}
 	for _, family := range n.Families {
-		peer.AfiSafis = append(peer.AfiSafis, &api.AfiSafi{
+		afi := &api.AfiSafi{
 			Config:            &api.AfiSafiConfig{Family: apiFamily(family), Enabled: true},
 			MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: n.GracefulRestart.Enabled}},
-		})
+		}
+		if longLived {
+			afi.LongLivedGracefulRestart = &api.LongLivedGracefulRestart{Config: &api.LongLivedGracefulRestartConfig{
+				Enabled: true, RestartTime: uint32(seconds(n.GracefulRestart.LongLived)),
+			}}
+		}
+		if n.AddPathReceive {
+			afi.AddPaths = &api.AddPaths{Config: &api.AddPathsConfig{Receive: true}}
+		}
+		peer.AfiSafis = append(peer.AfiSafis, afi)
 	}
 	return peer
 }
@@ -112,15 +132,22 @@ func policies(desired config.Desired) *api.SetPoliciesRequest {
 		Conditions: &api.Conditions{RouteType: api.Conditions_ROUTE_TYPE_LOCAL},
 		Actions:    &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_ACCEPT},
 	}
-	export := &api.Policy{Name: exportPolicy}
+	export := &api.Policy{Name: exportPolicy, Statements: gate(request, desired.Neighbors)}
 	for _, n := range desired.Neighbors {
 		export.Statements = append(export.Statements, withhold(request, n)...)
+		if n.LinkLocal() {
+			export.Statements = append(export.Statements, nextHopSelf(request, n, n.Families))
+		}
 		for _, family := range n.Families {
 			if next := n.NextHop(family); next.IsValid() && next != desired.Global.NextHop(family) {
 				export.Statements = append(export.Statements, nextHop(request, n, family, next))
 			}
 		}
 	}
+	for _, r := range desired.Ranges {
+		export.Statements = append(export.Statements, rangeStatements(request, desired.Global, r)...)
+	}
+	export.Statements = append(export.Statements, tell(request, desired)...)
 	export.Statements = append(export.Statements, &api.Statement{
 		Name: "ours to them", Conditions: local.Conditions, Actions: local.Actions,
 	})
@@ -133,27 +160,48 @@ const (
 	exportPolicy = "clearway export"
 )
 
+// neighborSet is one neighbour. A link-local one is so on all its interfaces: GoBGP compares addresses without zones.
 func neighborSet(request *api.SetPoliciesRequest, n config.Neighbor) *api.MatchSet {
-	name := "neighbor " + n.Address.String()
+	plain := n.Address.WithZone("")
+	return prefixedSet(request, netip.PrefixFrom(plain, plain.BitLen()))
+}
+
+func prefixedSet(request *api.SetPoliciesRequest, prefix netip.Prefix) *api.MatchSet {
+	name := "neighbor " + prefix.String()
 	for _, set := range request.DefinedSets {
 		if set.Name == name {
 			return &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: name}
 		}
 	}
 	request.DefinedSets = append(request.DefinedSets, &api.DefinedSet{
-		DefinedType: api.DefinedType_DEFINED_TYPE_NEIGHBOR, Name: name,
-		List: []string{netip.PrefixFrom(n.Address, n.Address.BitLen()).String()},
+		DefinedType: api.DefinedType_DEFINED_TYPE_NEIGHBOR, Name: name, List: []string{prefix.String()},
 	})
 	return &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: name}
 }
 
+// nextHopSelf makes the session's own end the next hop: what fits an address that is another on each interface.
+func nextHopSelf(request *api.SetPoliciesRequest, n config.Neighbor, families []route.Family) *api.Statement {
+	conditions := &api.Conditions{NeighborSet: neighborSet(request, n)}
+	for _, family := range families {
+		conditions.AfiSafiIn = append(conditions.AfiSafiIn, apiFamily(family))
+	}
+	return &api.Statement{
+		Name: "own end to " + n.Address.String(), Conditions: conditions,
+		Actions: &api.Actions{Nexthop: &api.NexthopAction{Self: true}},
+	}
+}
+
 func withhold(request *api.SetPoliciesRequest, n config.Neighbor) []*api.Statement {
+	return withholdFrom(request, n.Withhold, n.Address.String(), func() *api.MatchSet { return neighborSet(request, n) })
+}
+
+func withholdFrom(request *api.SetPoliciesRequest, prefixes []netip.Prefix, who string, to func() *api.MatchSet) []*api.Statement {
 	var statements []*api.Statement
 	for _, family := range []route.Family{route.IPv4, route.IPv6} {
 		set := &api.DefinedSet{
-			DefinedType: api.DefinedType_DEFINED_TYPE_PREFIX, Name: fmt.Sprintf("withhold IPv%d from %s", family, n.Address),
+			DefinedType: api.DefinedType_DEFINED_TYPE_PREFIX, Name: fmt.Sprintf("withhold IPv%d from %s", family, who),
 		}
-		for _, prefix := range n.Withhold {
+		for _, prefix := range prefixes {
 			if route.FamilyOf(prefix) == family {
 				bits := uint32(prefix.Bits())
 				set.Prefixes = append(set.Prefixes, &api.Prefix{IpPrefix: prefix.String(), MaskLengthMin: bits, MaskLengthMax: bits})
@@ -166,7 +214,7 @@ func withhold(request *api.SetPoliciesRequest, n config.Neighbor) []*api.Stateme
 		statements = append(statements, &api.Statement{
 			Name: set.Name,
 			Conditions: &api.Conditions{
-				NeighborSet: neighborSet(request, n), PrefixSet: &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: set.Name},
+				NeighborSet: to(), PrefixSet: &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: set.Name},
 			},
 			Actions: &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_REJECT},
 		})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"time"
 
@@ -22,24 +23,42 @@ type applied struct {
 	policies *api.SetPoliciesRequest
 	exports  map[netip.Addr]exported
 	paths    map[netip.Prefix]appliedPath
-	peers    map[netip.Addr]*api.Peer
-	events   *events
-	lastErr  string
+	// reflected are the paths of others that GoBGP was given to tell on.
+	reflected map[netip.Prefix]config.Reflection
+	peers     map[netip.Addr]appliedPeer
+	ranges    map[netip.Prefix]appliedRange
+	events    *events
+	lastErr   string
 }
 
 // exported is what the export policy makes of the node's prefixes for one neighbour.
 type exported struct {
 	withheld           []netip.Prefix
 	nextHop4, nextHop6 netip.Addr
+	told               []config.Told
+	// What of reflections it is told: of a node of the mesh, whether it is a client.
+	client, mesh bool
+}
+
+func exportedTo(n config.Neighbor) exported {
+	return exported{n.Withhold, n.NextHop4, n.NextHop6, n.Told, n.Client, n.ClusterID.IsValid()}
 }
 
 func (e exported) equal(other exported) bool {
-	return e.nextHop4 == other.nextHop4 && e.nextHop6 == other.nextHop6 && slices.Equal(e.withheld, other.withheld)
+	return e.nextHop4 == other.nextHop4 && e.nextHop6 == other.nextHop6 && slices.Equal(e.withheld, other.withheld) &&
+		e.client == other.client && e.mesh == other.mesh && reflect.DeepEqual(e.told, other.told)
+}
+
+// appliedPeer is a neighbour as GoBGP has it.
+type appliedPeer struct {
+	neighbor config.Neighbor
+	peer     *api.Peer
+	held     []string // fields that changed and wait for the session to be down
 }
 
 type appliedPath struct {
-	nextHop     netip.Addr
-	communities []uint32
+	nextHop    netip.Addr
+	lastChoice bool
 }
 
 // reconcile brings the engine to what is desired, as far as it can, and tells whether that is all the way. One
@@ -51,7 +70,7 @@ func (s *Speaker) reconcile(ctx context.Context) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, limits.operation)
 	defer cancel()
-	err := s.apply(ctx, desired)
+	err := errors.Join(s.endFailed(ctx), s.apply(ctx, desired))
 	if ctx.Err() == nil || err == nil {
 		s.report(err)
 	}
@@ -72,10 +91,10 @@ func (s *Speaker) report(err error) {
 
 func (s *Speaker) apply(ctx context.Context, desired config.Desired) error {
 	if err := s.ensureEngine(desired.Global); err != nil {
-		s.setSessions(desired.Neighbors, err.Error())
+		s.setSessions(desired, err.Error())
 		return err
 	}
-	removed := s.setSessions(desired.Neighbors, "")
+	removed := s.setSessions(desired, "")
 	faults := []error{s.deletePeers(ctx, removed)}
 	request := policies(desired)
 	if !proto.Equal(request, s.applied.policies) {
@@ -84,17 +103,19 @@ func (s *Speaker) apply(ctx context.Context, desired config.Desired) error {
 		}
 		s.applied.policies = request
 	}
-	faults = append(faults, s.applyPaths(desired), s.reexport(ctx, desired.Neighbors))
+	faults = append(faults, s.applyPaths(desired), s.applyReflections(desired), s.reexport(ctx, desired.Neighbors), s.endSurplus(ctx),
+		s.applyRanges(ctx, desired.Ranges), s.reexportRanges(ctx, desired.Ranges))
 	for _, neighbor := range desired.Neighbors {
 		faults = append(faults, s.applyPeer(ctx, neighbor))
 	}
+	s.engine.export(desired.Global.BMP, desired.Global.RouterID, s.log)
 	return errors.Join(faults...)
 }
 
 // ensureEngine starts GoBGP, anew where the shared part changed. Then what peers told is kept as stale until they are
 // back: they lose the session, not their routes.
 func (s *Speaker) ensureEngine(global config.Global) error {
-	if s.engine != nil && !restartsAll(s.applied.global, global) {
+	if s.engine != nil && len(config.RestartFields(s.applied.global, global)) == 0 {
 		s.applied.global = global
 		return nil
 	}
@@ -110,7 +131,8 @@ func (s *Speaker) ensureEngine(global config.Global) error {
 	s.engine = started
 	s.applied = applied{
 		global: global, events: heard, exports: map[netip.Addr]exported{},
-		paths: map[netip.Prefix]appliedPath{}, peers: map[netip.Addr]*api.Peer{}, lastErr: s.applied.lastErr,
+		paths: map[netip.Prefix]appliedPath{}, reflected: map[netip.Prefix]config.Reflection{}, peers: map[netip.Addr]appliedPeer{},
+		ranges: map[netip.Prefix]appliedRange{}, lastErr: s.applied.lastErr,
 	}
 	return nil
 }
@@ -133,25 +155,37 @@ func (s *Speaker) retire() {
 	}
 	s.mu.Unlock()
 	for address, deadline := range until {
-		s.table.Stale(address, deadline)
+		s.table.Stale(address, deadline, [2]time.Duration{})
 	}
 	s.engine.stop()
 	s.engine = nil
 }
 
 // setSessions makes the list of sessions that of the neighbours and returns the addresses that are wanted no more.
-func (s *Speaker) setSessions(neighbors []config.Neighbor, problem string) (removed []netip.Addr) {
+func (s *Speaker) setSessions(desired config.Desired, problem string) (removed []netip.Addr) {
 	now := time.Now()
 	wanted := map[netip.Addr]bool{}
 	s.mu.Lock()
-	for _, neighbor := range neighbors {
+	s.ranges = desired.Ranges
+	for _, neighbor := range desired.Neighbors {
 		wanted[neighbor.Address] = true
 		if s.sessions[neighbor.Address] == nil {
 			s.sessions[neighbor.Address] = newSession(neighbor, now)
 			s.table.AddPeer(neighbor.Address)
 		}
-		s.sessions[neighbor.Address].neighbor = neighbor
-		s.sessions[neighbor.Address].problem = problem
+		session := s.sessions[neighbor.Address]
+		session.configure(neighbor)
+		session.problem, session.group = problem, ""
+		s.table.Limit(neighbor.Address, neighbor.MaxPrefixes.Taken())
+	}
+	for address, session := range s.sessions {
+		for _, r := range desired.Ranges {
+			if session.group == groupName(r.Prefix) {
+				wanted[address] = true
+				session.configure(r.Neighbor(address))
+				s.table.Limit(address, session.neighbor.MaxPrefixes.Taken())
+			}
+		}
 	}
 	for address := range s.sessions {
 		if !wanted[address] {
@@ -182,7 +216,7 @@ func (s *Speaker) deletePeers(ctx context.Context, addresses []netip.Addr) error
 }
 
 func (s *Speaker) deletePeer(ctx context.Context, address netip.Addr) error {
-	peer := s.applied.peers[address]
+	peer := s.applied.peers[address].peer
 	if peer == nil {
 		return nil
 	}
@@ -206,14 +240,14 @@ func (s *Speaker) deletePeer(ctx context.Context, address netip.Addr) error {
 func (s *Speaker) applyPaths(desired config.Desired) error {
 	var faults []error
 	var told []route.Advertisement
-	wanted := map[netip.Prefix]bool{}
+	wanted, lastChoices := map[netip.Prefix]bool{}, lastChoices(desired)
 	for _, a := range desired.Advertise {
 		next := desired.Global.NextHop(route.FamilyOf(a.Prefix))
 		if !next.IsValid() {
 			continue // no session carries the family: the node has no address of it
 		}
 		wanted[a.Prefix] = true
-		if err := s.addPath(a, next); err != nil {
+		if err := s.addPath(a.Prefix, appliedPath{next, lastChoices[a.Prefix]}); err != nil {
 			faults = append(faults, fmt.Errorf("advertise %s: %w", a.Prefix, err))
 			continue
 		}
@@ -233,23 +267,23 @@ func (s *Speaker) applyPaths(desired config.Desired) error {
 	return errors.Join(faults...)
 }
 
-func (s *Speaker) addPath(a route.Advertisement, nextHop netip.Addr) error {
-	if there, ok := s.applied.paths[a.Prefix]; ok && there.nextHop == nextHop && slices.Equal(there.communities, a.Communities) {
+func (s *Speaker) addPath(prefix netip.Prefix, wanted appliedPath) error {
+	if there, ok := s.applied.paths[prefix]; ok && there == wanted {
 		return nil
 	}
-	path, err := pathOf(a, nextHop)
+	path, err := pathOf(prefix, wanted.nextHop, wanted.lastChoice)
 	if err != nil {
 		return err
 	}
 	if _, err := s.engine.bgp.AddPath(apiutil.AddPathRequest{Paths: []*apiutil.Path{path}}); err != nil {
 		return err
 	}
-	s.applied.paths[a.Prefix] = appliedPath{nextHop, slices.Clone(a.Communities)}
+	s.applied.paths[prefix] = wanted
 	return nil
 }
 
 func (s *Speaker) deletePath(prefix netip.Prefix, there appliedPath) error {
-	path, err := pathOf(route.Advertisement{Prefix: prefix}, there.nextHop)
+	path, err := pathOf(prefix, there.nextHop, there.lastChoice)
 	if err != nil {
 		return err
 	}
@@ -264,11 +298,11 @@ func (s *Speaker) deletePath(prefix netip.Prefix, there appliedPath) error {
 func (s *Speaker) reexport(ctx context.Context, neighbors []config.Neighbor) error {
 	var faults []error
 	for _, n := range neighbors {
-		wanted := exported{n.Withhold, n.NextHop4, n.NextHop6}
+		wanted := exportedTo(n)
 		if s.applied.exports[n.Address].equal(wanted) {
 			continue
 		}
-		if s.applied.peers[n.Address] != nil {
+		if s.applied.peers[n.Address].peer != nil {
 			if err := s.engine.bgp.ResetPeer(ctx, &api.ResetPeerRequest{
 				Address: n.Address.String(), Soft: true, Direction: api.ResetPeerRequest_DIRECTION_OUT,
 			}); err != nil {
@@ -281,8 +315,7 @@ func (s *Speaker) reexport(ctx context.Context, neighbors []config.Neighbor) err
 	return errors.Join(faults...)
 }
 
-// applyPeer adds a neighbour, or changes it where it must. GoBGP resets the session unless only timers changed; what
-// it never sees (import scope, filters) resets nothing.
+// applyPeer adds a neighbour, or changes it where it must. What GoBGP never sees (import scope, filters) resets nothing.
 func (s *Speaker) applyPeer(ctx context.Context, n config.Neighbor) error {
 	password, err := readPassword(n.PasswordFile)
 	if err != nil {
@@ -290,25 +323,73 @@ func (s *Speaker) applyPeer(ctx context.Context, n config.Neighbor) error {
 		err = errors.Join(err, s.deletePeer(ctx, n.Address))
 		return s.peerFault(n, err)
 	}
-	there, peer := s.applied.peers[n.Address], peerOf(n, password, false)
+	if blocked, err := s.unblock(ctx, n); blocked || err != nil {
+		return err
+	}
+	there := s.applied.peers[n.Address]
+	peer := peerOf(n, password, false)
+	same := proto.Equal(there.peer, peer)
 	switch {
-	case there == nil:
+	case there.peer == nil:
 		err = s.engine.bgp.AddPeer(ctx, &api.AddPeerRequest{Peer: peerOf(n, password, s.restarting())})
-	case proto.Equal(there, peer):
+	case same:
+	case there.peer.Conf.AuthPassword == password && len(config.ResetFields(there.neighbor, n)) == 0 && s.keeps(n.Address):
+		// Only the next session's. GoBGP would take timers without a reset, but forget what the two ends agreed on about
+		// graceful restart, and drop the peer's routes when it restarts.
+		there.held = config.LaterFields(there.neighbor, n)
+		s.applied.peers[n.Address] = there
+		s.showHeld(n.Address, there.held)
 		return nil
 	default:
 		_, err = s.engine.bgp.UpdatePeer(ctx, &api.UpdatePeerRequest{Peer: peer})
 	}
 	if err != nil {
-		if there != nil {
+		if there.peer != nil {
 			// An update is a deletion and an addition; after a failed one nobody knows which of them was done.
 			_ = s.engine.bgp.DeletePeer(ctx, &api.DeletePeerRequest{Address: n.Address.String()})
 			delete(s.applied.peers, n.Address)
 		}
 		return s.peerFault(n, err)
 	}
-	s.applied.peers[n.Address] = peer
+	s.applied.peers[n.Address] = appliedPeer{neighbor: n, peer: peer}
+	s.showHeld(n.Address, nil)
 	return nil
+}
+
+func (s *Speaker) showHeld(address netip.Addr, fields []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if session := s.sessions[address]; session != nil {
+		session.held = fields
+	}
+}
+
+// keeps tells whether a neighbour has something to lose by being configured anew: a session, or what graceful restart
+// keeps of one.
+func (s *Speaker) keeps(address netip.Addr) bool {
+	s.mu.Lock()
+	session := s.sessions[address]
+	established := session != nil && session.state == route.Established
+	s.mu.Unlock()
+	return established || s.table.HasStale(address)
+}
+
+// due tells whether something was held back for a session that has nothing to lose any more, or a session that was ended
+// here is to begin again.
+func (s *Speaker) due(now time.Time) bool {
+	for address, there := range s.applied.peers {
+		if len(there.held) > 0 && !s.keeps(address) {
+			return true
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, session := range s.sessions {
+		if session.blocked.over(now) {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *Speaker) peerFault(n config.Neighbor, err error) error {

@@ -1,7 +1,6 @@
 package speaker
 
 import (
-	"cmp"
 	"context"
 	"log/slog"
 	"net/netip"
@@ -29,11 +28,15 @@ var limits = struct {
 	restart   time.Duration
 	stop      time.Duration
 	operation time.Duration
+	surplus   int
+	ownAS     time.Duration
 }{
 	retry:     5 * time.Second,  // after something could not be applied (a password file that is not there yet)
 	restart:   60 * time.Second, // neighbours that come up within this of the start learn of the restart
 	stop:      5 * time.Second,  // for sessions to close when the process ends
 	operation: 10 * time.Second, // one call of GoBGP's
+	surplus:   256,              // callers that are turned away at once; more are, when they call again
+	ownAS:     time.Minute,      // between tries of a peer that is of our own AS, and must not be
 }
 
 // Speaker is the node's BGP speaker. All methods may be called from any goroutine.
@@ -43,10 +46,14 @@ type Speaker struct {
 	table   *Table
 	wake    chan struct{}
 
-	mu       sync.Mutex
+	mu       sync.Mutex // guards all below, up to what is of Run alone
 	desired  *config.Desired
 	sessions map[netip.Addr]*session
 	told     []route.Advertisement // what GoBGP was given to advertise
+	reflects map[reflection]int64  // and, counted, what of others
+	failed   []netip.Addr          // established sessions that are to be ended
+	ranges   []config.Range        // from which neighbours may call
+	surplus  []netip.Addr          // callers that are to be turned away
 	frozen   bool                  // events are ignored: GoBGP is being stopped, and what it withdraws stays
 
 	// Of Run's goroutine alone:
@@ -71,10 +78,34 @@ func (s *Speaker) Set(desired config.Desired) {
 	s.mu.Lock()
 	s.desired = &desired
 	s.mu.Unlock()
+	s.poke()
+}
+
+// poke makes Run look at what is to be done.
+func (s *Speaker) poke() {
 	select {
 	case s.wake <- struct{}{}:
 	default:
 	}
+}
+
+// Fail says that a peer cannot be reached, as another way of looking found out (RFC 5882): all that it told is forgotten at
+// once, and an Established session is ended. With keepStale, what a graceful restart keeps of a session that is down
+// already is left to its timers: what was found out may be that restart (RFC 5882 section 4.3).
+func (s *Speaker) Fail(peer netip.Addr, reason string, keepStale bool) {
+	s.mu.Lock()
+	session := s.sessions[peer]
+	if session == nil || session.state != route.Established && keepStale {
+		s.mu.Unlock()
+		return
+	}
+	if session.state == route.Established {
+		session.failure = reason
+		s.failed = append(s.failed, peer)
+	}
+	s.mu.Unlock()
+	s.table.Flush(peer)
+	s.poke()
 }
 
 // Changed gets a value when there is something to Take or a session changed.
@@ -97,7 +128,7 @@ func (s *Speaker) Sessions() []route.Session {
 
 // advertised counts what a session's peer is told.
 func (s *Speaker) advertised(session *session) int64 {
-	count := int64(0)
+	count := s.reflected(session)
 	for _, a := range s.told {
 		_, withheld := slices.BinarySearchFunc(session.neighbor.Withhold, a.Prefix, netip.Prefix.Compare)
 		if !withheld && slices.Contains(session.families, route.FamilyOf(a.Prefix)) {
@@ -116,6 +147,11 @@ func (s *Speaker) Run(ctx context.Context) error {
 	expire := time.NewTicker(time.Second)
 	defer expire.Stop()
 	defer s.shutdown()
+	doctors, discharge := context.WithCancel(ctx)
+	var visiting sync.WaitGroup
+	visiting.Go(func() { newDoctor(s).run(doctors) })
+	defer visiting.Wait()
+	defer discharge()
 	for {
 		select {
 		case <-ctx.Done():
@@ -124,7 +160,10 @@ func (s *Speaker) Run(ctx context.Context) error {
 		case <-retry.C:
 		case now := <-expire.C:
 			s.table.Expire(now)
-			continue
+			s.forgetCallers(now)
+			if !s.due(now) {
+				continue
+			}
 		}
 		if !s.reconcile(ctx) {
 			retry.Reset(limits.retry)
@@ -155,9 +194,4 @@ func (s *Speaker) latest() (config.Desired, bool) {
 // restarting tells whether neighbours that are added now are to hear that we restarted.
 func (s *Speaker) restarting() bool {
 	return s.options.Restarting && time.Since(s.started) < limits.restart
-}
-
-// restartsAll tells whether a change of the shared part needs a new GoBGP.
-func restartsAll(a, b config.Global) bool {
-	return a.ASN != b.ASN || a.RouterID != b.RouterID || cmp.Compare(a.ListenPort, b.ListenPort) != 0
 }

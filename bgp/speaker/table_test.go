@@ -1,6 +1,7 @@
 package speaker
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -17,6 +18,7 @@ func TestTableAgreesWithATwin(t *testing.T) {
 	type key struct {
 		peer   netip.Addr
 		prefix netip.Prefix
+		id     uint32 // RFC 7911
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		table := NewTable()
@@ -39,10 +41,11 @@ func TestTableAgreesWithATwin(t *testing.T) {
 			switch rapid.IntRange(0, 7).Draw(t, "step") {
 			case 0, 1, 2:
 				prefix := netip.MustParsePrefix(rapid.SampledFrom([]string{"10.0.0.0/26", "10.0.0.64/26", "2001:db8::/122"}).Draw(t, "prefix"))
-				update := Update{Prefix: prefix}
-				if delete(twin, key{peer, prefix}); rapid.IntRange(0, 2).Draw(t, "kind") > 0 {
-					update.Path = &route.Path{Prefix: prefix, Peer: peer}
-					twin[key{peer, prefix}] = false
+				update := Update{Prefix: prefix, ID: uint32(rapid.IntRange(0, 2).Draw(t, "id"))}
+				at := key{peer, prefix, update.ID}
+				if delete(twin, at); rapid.IntRange(0, 2).Draw(t, "kind") > 0 {
+					update.Path = &route.Path{Prefix: prefix, PathID: update.ID, Peer: peer}
+					twin[at] = false
 				}
 				table.Apply(peer, []Update{update})
 			case 3:
@@ -52,7 +55,7 @@ func TestTableAgreesWithATwin(t *testing.T) {
 						twin[k], until[peer] = true, deadline
 					}
 				}
-				table.Stale(peer, deadline)
+				table.Stale(peer, deadline, [2]time.Duration{})
 			case 4:
 				family := rapid.SampledFrom([]route.Family{route.IPv4, route.IPv6}).Draw(t, "family")
 				forget(peer, func(p netip.Prefix, stale bool) bool { return stale && route.FamilyOf(p) == family })
@@ -82,10 +85,10 @@ func TestTableAgreesWithATwin(t *testing.T) {
 		counts := map[netip.Addr]int64{}
 		for prefix, paths := range taken {
 			for i, path := range paths {
-				if i > 0 && !paths[i-1].Peer.Less(path.Peer) {
-					t.Fatalf("%s: paths are not in order of their peers, each once", prefix)
+				if i > 0 && cmp.Or(paths[i-1].Peer.Compare(path.Peer), cmp.Compare(paths[i-1].PathID, path.PathID)) >= 0 {
+					t.Fatalf("%s: paths are not in order of their peers and identifiers, each once", prefix)
 				}
-				got[key{path.Peer, prefix}] = path.Stale
+				got[key{path.Peer, prefix, path.PathID}] = path.Stale
 				counts[path.Peer]++
 			}
 		}
@@ -113,7 +116,7 @@ func TestTableIsBounded(t *testing.T) {
 	}
 	table.Apply(peer, []Update{{Prefix: prefix}})
 	table.Take(10)
-	if len(table.entries) != 0 || table.dirty != nil {
+	if table.entries.Size() != 0 || table.dirty != nil {
 		t.Error("a prefix that nobody tells is still held")
 	}
 }
@@ -125,5 +128,99 @@ func TestTableIgnoresStrangers(t *testing.T) {
 	table.Apply(peer, []Update{{Prefix: prefix, Path: &route.Path{Prefix: prefix, Peer: peer}}})
 	if learned := table.Take(10); len(learned) != 0 {
 		t.Errorf("%v", learned)
+	}
+}
+
+// Beyond its limit a peer adds nothing, of that family; what it has may change and go.
+func TestTableLimit(t *testing.T) {
+	table := NewTable()
+	peer := netip.MustParseAddr("192.0.2.1")
+	table.AddPeer(peer)
+	table.Limit(peer, 2)
+	apply := func(prefix string, tells bool) [2]bool {
+		update := Update{Prefix: netip.MustParsePrefix(prefix)}
+		if tells {
+			update.Path = &route.Path{Prefix: update.Prefix, Peer: peer}
+		}
+		return table.Apply(peer, []Update{update})
+	}
+	for _, step := range []struct {
+		prefix string
+		tells  bool
+		over   [2]bool
+		counts [2]int64
+	}{
+		{"10.0.0.0/26", true, [2]bool{}, [2]int64{1, 0}},
+		{"10.0.1.0/26", true, [2]bool{}, [2]int64{2, 0}},
+		{"10.0.0.0/26", true, [2]bool{}, [2]int64{2, 0}}, // told anew
+		{"10.0.2.0/26", true, [2]bool{true, false}, [2]int64{2, 0}},
+		{"2001:db8::/122", true, [2]bool{}, [2]int64{2, 1}},
+		{"10.0.3.0/26", false, [2]bool{}, [2]int64{2, 1}},
+		{"10.0.1.0/26", false, [2]bool{}, [2]int64{1, 1}},
+		{"10.0.2.0/26", true, [2]bool{}, [2]int64{2, 1}},
+	} {
+		if over := apply(step.prefix, step.tells); over != step.over || table.Counts(peer) != step.counts {
+			t.Errorf("%s %v: over %v, counts %v; want %v, %v", step.prefix, step.tells, over, table.Counts(peer), step.over, step.counts)
+		}
+	}
+}
+
+// RFC 9494: after the restart time stale paths are kept as the last choice, for the time that was agreed on in their family,
+// but for those that say NO_LLGR. A peer that breaks off again gets no second helping; one that has told all does.
+func TestTableLongLived(t *testing.T) {
+	table := NewTable()
+	peer := netip.MustParseAddr("192.0.2.1")
+	table.AddPeer(peer)
+	four, never, six := netip.MustParsePrefix("10.0.0.0/26"), netip.MustParsePrefix("10.0.0.64/26"), netip.MustParsePrefix("2001:db8::/122")
+	tell := func() {
+		table.Apply(peer, []Update{
+			{Prefix: four, Path: &route.Path{Prefix: four, Peer: peer}},
+			{Prefix: never, Path: &route.Path{Prefix: never, Peer: peer, Communities: []uint32{noLLGR}}},
+			{Prefix: six, Path: &route.Path{Prefix: six, Peer: peer}},
+		})
+	}
+	show := func() string {
+		text := ""
+		for prefix, at := range table.entries.All() {
+			for _, p := range at.paths {
+				text += fmt.Sprintf("%s stale %v long-lived %v, ", prefix, p.Stale, p.LongLived)
+			}
+		}
+		return text
+	}
+	now := time.Unix(1000, 0)
+	at := func(seconds int) time.Time { return now.Add(time.Duration(seconds) * time.Second) }
+	tell()
+	table.Stale(peer, at(10), [2]time.Duration{100 * time.Second, 0})
+	table.Expire(at(9))
+	if table.LongLived(peer) || table.Received(peer) != 3 {
+		t.Fatalf("before the restart time is over: %s", show())
+	}
+	table.Expire(at(10))
+	if got, want := show(), "10.0.0.0/26 stale true long-lived true, "; got != want || !table.LongLived(peer) {
+		t.Fatalf("after the restart time: %swant %s", got, want)
+	}
+	table.Stale(peer, at(500), [2]time.Duration{time.Hour, time.Hour})
+	table.Expire(at(109))
+	if table.Received(peer) != 1 {
+		t.Fatal("gone before its time")
+	}
+	table.Expire(at(110))
+	if table.Received(peer) != 0 || table.HasStale(peer) {
+		t.Fatalf("kept beyond its time: %s", show())
+	}
+	tell()
+	table.Stale(peer, at(120), [2]time.Duration{100 * time.Second, 100 * time.Second})
+	table.Expire(at(120))
+	table.Extend(peer, at(180)) // it is back
+	tell()
+	table.Sweep(peer, route.IPv4)
+	table.Sweep(peer, route.IPv6)
+	if table.HasStale(peer) || table.LongLived(peer) || table.Received(peer) != 3 {
+		t.Fatalf("after it told all: %s", show())
+	}
+	table.Stale(peer, at(300), [2]time.Duration{})
+	if table.Expire(at(299)); table.Received(peer) != 3 {
+		t.Fatalf("the next time it breaks off: %s", show())
 	}
 }

@@ -14,9 +14,28 @@ type Mesh int
 
 // The meshes.
 const (
-	Auto Mesh = iota // among nodes that are on-link to each other
-	Full             // among all
+	Auto       Mesh = iota // among nodes that are on-link to each other; where they are many, by reflectors
+	Full                   // among all
+	Reflectors             // all nodes with two of those that are named
 	None
+)
+
+// Settings are how nodes peer with each other.
+type Settings struct {
+	Mesh      Mesh
+	Threshold int // Auto: more nodes than this in one subnet reflect
+	Clients   int // Auto: about so many clients a reflector
+}
+
+// Role is what the other end of a link is.
+type Role uint8
+
+// The roles.
+const (
+	Equal       Role = iota // each tells its own alone
+	Client                  // of ours
+	Reflector               // that we are a client of
+	CoReflector             // as we are
 )
 
 // Link is one session of the mesh, as one of its ends sees it.
@@ -25,22 +44,27 @@ type Link struct {
 	Local, Remote netip.Addr  // of one family
 	OnLink        bool        // both are in one subnet of that family
 	Families      []route.Family
+	Role          Role
 }
 
 // Links lists the sessions of one node with the others, by their names. Both ends find the same addresses: the session
 // runs over IPv4 where both have it, else over IPv6, and in Auto over the first family in which they are on-link. It
 // carries the families that both have an address of. The node itself among the others is left out, and so is a node
 // that has an address of this one (a machine that was cloned or renamed): nobody can have a session with himself.
-func Links(mesh Mesh, self policy.Node, others []policy.Node) []Link {
-	if mesh == None {
+func Links(settings Settings, self policy.Node, others []policy.Node) []Link {
+	if settings.Mesh == None {
 		return nil
 	}
+	others = slices.DeleteFunc(slices.Clone(others), func(n policy.Node) bool { return n.Name == self.Name })
+	roles := rolesOf(settings, self, others)
 	var links []Link
 	for _, other := range others {
-		if other.Name == self.Name || sharesAddress(self, other) {
+		role, wanted := roles.with(other)
+		if !wanted || sharesAddress(self, other) {
 			continue
 		}
-		if link, ok := between(mesh, self, other); ok {
+		if link, ok := between(settings.Mesh, self, other); ok {
+			link.Role = role
 			links = append(links, link)
 		}
 	}
@@ -55,7 +79,7 @@ func between(mesh Mesh, self, other policy.Node) (Link, bool) {
 			shared = append(shared, found)
 		}
 	}
-	over := slices.IndexFunc(shared, func(p pair) bool { return mesh == Full || p.onLink })
+	over := slices.IndexFunc(shared, func(p pair) bool { return mesh != Auto || p.onLink })
 	if over < 0 {
 		return Link{}, false
 	}

@@ -41,7 +41,7 @@ func TestLinks(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got := ""
-			for _, link := range Links(c.mesh, self, []policy.Node{c.other}) {
+			for _, link := range Links(Settings{Mesh: c.mesh, Threshold: 100, Clients: 100}, self, []policy.Node{c.other}) {
 				got = fmt.Sprintf("%s-%s %v", link.Local, link.Remote, link.Families)
 			}
 			if got != c.want {
@@ -49,7 +49,7 @@ func TestLinks(t *testing.T) {
 			}
 		})
 	}
-	host := Links(Auto, nodeOf("a", "192.0.2.1/32"), []policy.Node{nodeOf("b", "192.0.2.1/32"), nodeOf("c", "192.0.2.2/32")})
+	host := Links(Settings{Threshold: 100}, nodeOf("a", "192.0.2.1/32"), []policy.Node{nodeOf("b", "192.0.2.1/32"), nodeOf("c", "192.0.2.2/32")})
 	if len(host) != 0 {
 		t.Errorf("host prefixes are on-link to nobody: %v", host)
 	}
@@ -73,7 +73,7 @@ func TestMeshIsSymmetricAndConnected(t *testing.T) {
 		seen := map[[2]netip.Addr][]route.Family{}
 		pairs := map[[2]string]int{}
 		for _, self := range nodes {
-			for _, link := range Links(mesh, self, nodes) {
+			for _, link := range Links(Settings{Mesh: mesh, Threshold: 100, Clients: 100}, self, nodes) {
 				seen[[2]netip.Addr{link.Local, link.Remote}] = link.Families
 				pairs[[2]string{self.Name, link.Node.Name}]++
 			}

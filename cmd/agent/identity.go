@@ -70,14 +70,14 @@ func readID(path string) (string, error) {
 }
 
 // nodeAddresses completes the addresses of --node-ip with the prefix lengths of the interfaces that have them, and
-// where the operator gave none, finds those from which the servers are reached. At a machine's start the interfaces may
+// where the operator gave none, finds those that his rule means, or from which the servers are reached. At a machine's start the interfaces may
 // come after the agent, so it waits for them, but not for ever: what is missing then counts as a single address, which
 // is on-link to nobody.
-func nodeAddresses(ctx context.Context, given []netip.Prefix, servers []string) ([]netip.Prefix, error) {
+func nodeAddresses(ctx context.Context, given []netip.Prefix, rule addressRule, servers []string) ([]netip.Prefix, error) {
 	const wait, pause = 20 * time.Second, 200 * time.Millisecond
 	deadline := time.Now().Add(wait)
 	for {
-		found, complete, err := lookUp(given, servers)
+		found, complete, err := lookUp(given, rule, servers)
 		if err != nil || complete || time.Now().After(deadline) {
 			return found, err
 		}
@@ -89,18 +89,14 @@ func nodeAddresses(ctx context.Context, given []netip.Prefix, servers []string) 
 	}
 }
 
-func lookUp(given []netip.Prefix, servers []string) (found []netip.Prefix, complete bool, err error) {
+func lookUp(given []netip.Prefix, rule addressRule, servers []string) (found []netip.Prefix, complete bool, err error) {
 	local, err := localAddresses()
 	if err != nil {
 		return nil, false, fmt.Errorf("list interface addresses: %w", err)
 	}
 	if len(given) == 0 {
-		links, err := linkAddresses()
-		if err != nil {
-			return nil, false, err
-		}
-		found = beside(addressesToward(servers, local), links, local)
-		return found, len(found) > 0, nil
+		found, err := rule.find(servers, local)
+		return found, len(found) > 0, err
 	}
 	complete = true
 	for _, address := range given {

@@ -38,5 +38,6 @@ the kernel keeps its routes.`,
 	}
 	given.addFlags(cmd.Flags())
 	daemon.Bind(cmd)
+	cmd.AddCommand(bfdCommand(), cniCommand())
 	return cmd
 }

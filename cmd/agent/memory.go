@@ -15,8 +15,10 @@ const (
 	ballastBytes = 64 << 20
 
 	idleEvery = 3 * time.Second
-	// idleBytes of free memory, and half of what is live, are worth a collection to give them back.
+	// idleBytes of free memory, and an eighth of what is live, are worth a collection to give them back: with 200,000
+	// routes a tenth of a second's work, so not again for restEvery.
 	idleBytes = 16 << 20
+	restEvery = 30 * time.Second
 )
 
 // keepMemory holds the ballast until the context ends, and gives memory back to the system once a burst is over.
@@ -25,6 +27,7 @@ func keepMemory(ctx context.Context) error {
 	tick := time.NewTicker(idleEvery)
 	defer tick.Stop()
 	before := memoryUse()
+	var gave time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -33,8 +36,10 @@ func keepMemory(ctx context.Context) error {
 		case <-tick.C:
 		}
 		now := memoryUse()
-		if made := now.allocated - before.allocated; made < idleBytes && now.spare > max(idleBytes, now.live/2) {
+		made := now.allocated - before.allocated
+		if made < idleBytes && now.spare > max(idleBytes, now.live/8) && time.Since(gave) >= restEvery {
 			debug.FreeOSMemory()
+			gave = time.Now()
 		}
 		before = now
 	}
@@ -43,7 +48,7 @@ func keepMemory(ctx context.Context) error {
 type memory struct {
 	allocated uint64 // since the start
 	spare     uint64 // garbage and free, of what the process has from the system
-	live      uint64 // found live by the last collection, the ballast among it
+	live      uint64 // found live by the last collection, without the ballast
 }
 
 func memoryUse() memory {
@@ -53,6 +58,6 @@ func memoryUse() memory {
 	}
 	metrics.Read(samples)
 	value := func(i int) uint64 { return samples[i].Value.Uint64() }
-	garbage := value(1) - min(value(1), value(2))
-	return memory{allocated: value(0), spare: garbage + value(3), live: value(2)}
+	garbage, live := value(1)-min(value(1), value(2)), value(2)
+	return memory{allocated: value(0), spare: garbage + value(3), live: live - min(live, ballastBytes)}
 }

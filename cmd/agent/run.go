@@ -6,22 +6,27 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
 
 	bgpagent "github.com/clearway/clearway/bgp/agent"
+	"github.com/clearway/clearway/bgp/bfd"
 	"github.com/clearway/clearway/bgp/config"
+	"github.com/clearway/clearway/bgp/discover"
 	"github.com/clearway/clearway/bgp/fib"
+	"github.com/clearway/clearway/bgp/probe"
 	"github.com/clearway/clearway/bgp/speaker"
 	"github.com/clearway/clearway/cmd/internal/daemon"
+	"github.com/clearway/clearway/cmd/internal/unary"
+	"github.com/clearway/clearway/ipam/netns"
 	"github.com/clearway/clearway/ipam/node"
 	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
 )
@@ -29,9 +34,13 @@ import (
 // rooms are the parts of the agent, each with one duty and one goroutine of its own.
 type rooms struct {
 	fib     *fib.Writer
+	netns   *netns.Finder
 	speaker *speaker.Speaker
+	routers *discover.Finder
+	bfd     *bfd.Client
 	bgp     *bgpagent.Agent
 	node    *node.Node
+	guard   *daemon.SocketGuard
 }
 
 func run(ctx context.Context, s *settings, logger *slog.Logger) error {
@@ -45,8 +54,11 @@ func run(ctx context.Context, s *settings, logger *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	if err := daemon.RegisterTLS(registry, creds); err != nil {
+		return err
+	}
 	// The socket comes first: of two agents on one machine the second one ends here, before it touches anything.
-	socket, err := daemon.ListenUnix(s.socket)
+	socket, err := daemon.ListenUnix(s.socket, s.socketMode())
 	if err != nil {
 		return err
 	}
@@ -78,6 +90,11 @@ func run(ctx context.Context, s *settings, logger *slog.Logger) error {
 		if err := who.mark(s.dataDir); err != nil {
 			return err
 		}
+		guard, err := daemon.NewSocketGuard(s.uids, logger, registry)
+		if err != nil {
+			return err
+		}
+		parts.guard = guard
 		opened.Store(parts)
 		return parts.serve(ctx, socket)
 	})
@@ -87,7 +104,7 @@ func run(ctx context.Context, s *settings, logger *slog.Logger) error {
 func open(ctx context.Context, s *settings, who identity, creds credentials.TransportCredentials,
 	registry prometheus.Registerer, logger *slog.Logger,
 ) (*rooms, error) {
-	addresses, err := nodeAddresses(ctx, s.addresses, s.servers)
+	addresses, err := nodeAddresses(ctx, s.addresses, s.rule, s.servers)
 	if err != nil {
 		return nil, fmt.Errorf("node addresses: %w", err)
 	}
@@ -103,18 +120,30 @@ func open(ctx context.Context, s *settings, who identity, creds credentials.Tran
 	// Peers are told that forwarding was kept only when it truly was: the kernel of this boot still has our sentinel.
 	kept := writer.Sentinel() && who.sameBoot
 	r.speaker = speaker.New(speaker.Options{Restarting: kept, Logger: logger.With("room", "bgp")})
+	r.bfd = bfd.NewClient(s.bfdSocket, logger.With("room", "bfd"))
+	r.routers = discover.New(logger.With("room", "discover"))
 	r.bgp = bgpagent.New(bgpagent.Options{
-		Node: s.node, Speaker: r.speaker, FIB: writer, Logger: logger.With("room", "bgp"), Registerer: registry,
+		Routers: r.routers, Gateways: writer.Gateways,
+		Node: s.node, Speaker: r.speaker, FIB: writer, Liveness: r.bfd, Logger: logger.With("room", "bgp"), Registerer: registry,
 		Start:          bgpagent.Start{SameBoot: who.sameBoot, RoutesKept: writer.Sentinel()},
-		LocalAddresses: linkAddresses,
+		LocalAddresses: linkAddresses, Probe: reach,
+		Traffic: func() (bgpagent.Traffic, error) {
+			forwarded, interfaces, names, err := fib.Traffic()
+			return bgpagent.Traffic{Forwarded: forwarded, Interfaces: interfaces, Names: names}, err
+		},
 	})
+	if r.netns, err = netns.New(); err != nil {
+		return nil, errors.Join(err, writer.Close())
+	}
 	r.node, err = node.Open(node.Options{
 		Node: s.node, MachineID: who.machineID, BootID: who.bootID, Version: daemon.Version().Version,
 		DataDir: s.dataDir, SpoolDir: s.spoolDir(), Addresses: addresses, Labels: s.labelMap, Servers: s.servers,
-		Dial:   func(_ context.Context, server string) (node.Conn, error) { return daemon.Dial(server, creds) },
+		Dial: func(_ context.Context, server string) (node.Conn, error) {
+			return daemon.Dial(server, creds, s.tls.CallOptions()...)
+		},
 		Logger: logger.With("room", "ipam"), Metrics: registry,
-		OnState: r.onState, OnOwnership: r.bgp.ApplyOwnership, Query: r.bgp.List, Status: r.status,
-		StatusChanged: r.bgp.StatusChanged(),
+		OnState: r.onState, OnOwnership: r.bgp.ApplyOwnership, Query: r.bgp.List, Verify: r.bgp.Verify, Status: r.status,
+		StatusChanged: r.bgp.StatusChanged(), Namespaces: r.netns, Heard: r.bgp.Heard,
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open the node's addresses: %w", err), writer.Close())
@@ -127,14 +156,16 @@ func (r *rooms) onState(state node.State) {
 	if state.Snapshot != nil {
 		r.bgp.SetSnapshot(state.Snapshot)
 	}
-	r.bgp.SetBlocks(state.Blocks)
+	r.bgp.SetBlocks(state.Blocks, state.Subnets)
 	r.bgp.SetOnline(state.Online)
 }
 
 // status tells the address half, which has the session with ipamd, what the BGP half knows.
 func (r *rooms) status() *clearwayv1.ReportStatusRequest {
 	sessions, routes, restart, why, events := r.bgp.Status()
+	drain, drainReason, drainGeneration := r.bgp.Drain()
 	return &clearwayv1.ReportStatusRequest{
+		Drain: drain, DrainReason: drainReason, DrainGeneration: drainGeneration,
 		Ready: r.ready() == nil, Sessions: sessions, KernelRoutes: routes,
 		LastRestart: restart, LastRestartReason: why, Events: events,
 	}
@@ -154,10 +185,12 @@ func (r *rooms) serve(ctx context.Context, socket net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return r.fib.Run(ctx) })
 	group.Go(func() error { return r.speaker.Run(ctx) })
+	group.Go(func() error { return r.routers.Run(ctx) })
+	group.Go(func() error { return r.bfd.Run(ctx) })
 	group.Go(func() error { return r.bgp.Run(ctx) })
 	group.Go(func() error { return r.node.Run(ctx) })
 	group.Go(func() error {
-		if err := server.Serve(socket); !errors.Is(err, grpc.ErrServerStopped) { // told to stop before it began
+		if err := server.Serve(&callers{Listener: socket, seen: r.netns.Caller}); !errors.Is(err, grpc.ErrServerStopped) { // told to stop before it began
 			return err
 		}
 		return nil
@@ -172,10 +205,9 @@ func (r *rooms) serve(ctx context.Context, socket net.Listener) error {
 	return group.Wait()
 }
 
-func (r *rooms) server() *grpc.Server {
-	// The socket's mode is its lock. Standing workers have stacks that have grown already: an ADD costs a tenth less.
-	options := append(daemon.ServerOptions(insecure.NewCredentials()), grpc.NumStreamWorkers(16))
-	server := grpc.NewServer(options...)
+// server answers on the socket. Unary calls, the plugin's among them, have a server of their own; grpc-go's has the rest.
+func (r *rooms) server() *unary.Server {
+	server := unary.New(r.guard.UnaryOptions(), r.guard.ServerOptions()...)
 	clearwayv1.RegisterAddressServiceServer(server, r.node.AddressServer())
 	clearwayv1.RegisterResourceServiceServer(server, &resources{rooms: r})
 	status := health.NewServer()
@@ -190,6 +222,18 @@ func (r *rooms) close(logger *slog.Logger) {
 	if err := errors.Join(r.node.Close(), r.fib.Close()); err != nil {
 		logger.Error("close", "error", err)
 	}
+}
+
+// reach carries what the network answers to the room that asks for it.
+func reach(ctx context.Context, own, addresses []netip.Addr) (int, []bgpagent.Unreached) {
+	results := probe.Reach(ctx, own, addresses)
+	var unreached []bgpagent.Unreached
+	for _, result := range results {
+		if !result.Reached {
+			unreached = append(unreached, bgpagent.Unreached{Address: result.Address, Why: result.Why})
+		}
+	}
+	return len(results), unreached
 }
 
 // linkAddresses carries what the kernel has to the room that chooses next hops.

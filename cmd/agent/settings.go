@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"io/fs"
 	"math"
 	"net/netip"
 	"path/filepath"
@@ -16,7 +17,9 @@ import (
 // flags are what the operator wrote.
 type flags struct {
 	node, nodeIP, labels, server string
-	dataDir, socket              string
+	nodeIPFrom                   string
+	dataDir, socket, socketUIDs  string
+	bfdSocket                    string
 	bootIDFile, machineIDFile    string
 	routeProtocol, routeMetric   int
 	routeTable                   int
@@ -30,6 +33,7 @@ func defaults() *flags {
 		server:        "127.0.0.1:7470",
 		dataDir:       "/var/lib/clearway",
 		socket:        "/run/clearway/agent.sock",
+		bfdSocket:     bfdSocket,
 		bootIDFile:    "/proc/sys/kernel/random/boot_id",
 		machineIDFile: "/etc/machine-id",
 		routeProtocol: 73,  // free in the kernel's and the distributions' tables: docs/kernel-routes.md
@@ -44,9 +48,15 @@ func (f *flags) addFlags(set *pflag.FlagSet) {
 	set.StringVar(&f.server, "server", f.server, "ipamd's `ADDR:PORT`, or several of them with commas")
 	set.StringVar(&f.nodeIP, "node-ip", f.nodeIP,
 		"the node's `IP[,IP6]`, each with or without its prefix length (default: the ones that reach the server)")
+	set.StringVar(&f.nodeIPFrom, "node-ip-from", f.nodeIPFrom,
+		"`RULE` that finds the node's addresses, without --node-ip: interface=NAME,... (* and ? stand for others), cidr=PREFIX,... "+
+			"or can-reach=ADDRESS")
 	set.StringVar(&f.labels, "labels", f.labels, "the node's labels, `k=v,...`")
 	set.StringVar(&f.dataDir, "data-dir", f.dataDir, "`DIR` of the journal and the persisted snapshots")
 	set.StringVar(&f.socket, "socket", f.socket, "`PATH` of the unix socket; the DEL spool is the folder spool/ beside it")
+	set.StringVar(&f.socketUIDs, "socket-uids", f.socketUIDs,
+		"`UID,...` of users who may call at the socket, beside root and the agent's own; with any, its mode is 0666")
+	set.StringVar(&f.bfdSocket, "bfd-socket", f.bfdSocket, bfdSocketUsage+", which runs the BFD sessions")
 	set.StringVar(&f.bootIDFile, "boot-id-file", f.bootIDFile, "`FILE` whose content changes with each boot")
 	set.StringVar(&f.machineIDFile, "machine-id-file", f.machineIDFile, "`FILE` whose content names the machine")
 	set.IntVar(&f.routeProtocol, "route-protocol", f.routeProtocol, "protocol `NUMBER` of our kernel routes, 5 to 255")
@@ -55,6 +65,7 @@ func (f *flags) addFlags(set *pflag.FlagSet) {
 	set.StringVar(&f.metricsListen, "metrics-listen", f.metricsListen,
 		"`ADDR:PORT` of /metrics, /healthz and /readyz; empty: none")
 	f.tls.AddClientFlags(set)
+	f.tls.AddTokenFlag(set)
 	f.log.AddFlags(set)
 }
 
@@ -62,8 +73,10 @@ func (f *flags) addFlags(set *pflag.FlagSet) {
 type settings struct {
 	flags
 	addresses []netip.Prefix // Bits -1 where the operator gave none
+	rule      addressRule    // where there are no addresses
 	labelMap  map[string]string
 	servers   []string
+	uids      []uint32 // that may call at the socket
 }
 
 // parse reads the flags. The error tells all that is wrong with them at once.
@@ -78,10 +91,17 @@ func (f *flags) parse() (*settings, error) {
 	var err error
 	s.addresses, err = daemon.ParseNodeIPs(f.nodeIP)
 	fault("node-ip", err)
+	s.rule, err = parseAddressRule(f.nodeIPFrom)
+	fault("node-ip-from", err)
+	if f.nodeIP != "" && f.nodeIPFrom != "" {
+		fault("node-ip-from", errors.New("and --node-ip exclude each other: name the addresses, or say how to find them"))
+	}
 	s.labelMap, err = daemon.ParseLabels(f.labels)
 	fault("labels", err)
 	s.servers, err = daemon.ParseServers(f.server)
 	fault("server", err)
+	s.uids, err = daemon.ParseUIDs(f.socketUIDs)
+	fault("socket-uids", err)
 	faults = append(faults, f.checkNode(), f.checkRoutes(), f.checkPaths())
 	if f.metricsListen != "" {
 		if err := daemon.CheckAddress(f.metricsListen); err != nil {
@@ -123,19 +143,21 @@ func (f *flags) checkRoutes() error {
 func (f *flags) checkPaths() error {
 	var faults []error
 	for _, path := range []struct{ flag, value string }{
-		{"--data-dir", f.dataDir}, {"--socket", f.socket}, {"--boot-id-file", f.bootIDFile},
+		{"--data-dir", f.dataDir}, {"--boot-id-file", f.bootIDFile},
 	} {
 		if path.value == "" {
 			faults = append(faults, daemon.Usage("%s is empty: give a path", path.flag))
 		}
 	}
-	// sockaddr_un has 108 bytes, one of them a NUL (unix(7)).
-	const longest = 107
-	if len(f.socket) > longest {
-		faults = append(faults, daemon.Usage("--socket %q has %d bytes; a unix socket's path has at most %d",
-			f.socket, len(f.socket), longest))
+	return errors.Join(append(faults, checkSocket("--socket", f.socket), checkSocket("--bfd-socket", f.bfdSocket))...)
+}
+
+// socketMode keeps everybody else off the socket, unless others are to be let in: then the guard alone does.
+func (s *settings) socketMode() fs.FileMode {
+	if len(s.uids) > 0 {
+		return daemon.SocketGuarded
 	}
-	return errors.Join(faults...)
+	return daemon.SocketPrivate
 }
 
 func (s *settings) spoolDir() string { return filepath.Join(filepath.Dir(s.socket), "spool") }

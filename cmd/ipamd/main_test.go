@@ -133,10 +133,12 @@ func TestIdempotentThroughKills(t *testing.T) {
 	for round := range rounds {
 		var group sync.WaitGroup
 		killed := make(chan struct{})
+		sessions := registerAll(ctx, t, r.conn, nodes)
 		for n := range nodes {
 			group.Go(func() {
 				node := fmt.Sprint("n", n)
-				session, err := register(ctx, r.conn, node)
+				session := sessions[node]
+				var err error
 				for i := 0; err == nil; i++ {
 					var got *clearwayv1.ClaimBlockResponse
 					key := fmt.Sprintf("%d-%d", round, i)
@@ -166,16 +168,10 @@ func TestIdempotentThroughKills(t *testing.T) {
 		<-r.done
 		r = startProgram(t, dir, listen)
 	}
-	sessions := map[string]string{}
+	sessions := registerAll(ctx, t, r.conn, nodes)
 	owner := map[string]string{}
 	for request, block := range answered {
 		node, key, _ := strings.Cut(request, " ")
-		if sessions[node] == "" {
-			var err error
-			if sessions[node], err = register(ctx, r.conn, node); err != nil {
-				t.Fatal(err)
-			}
-		}
 		got, err := clearwayv1.NewNodeServiceClient(r.conn).ClaimBlock(ctx, &clearwayv1.ClaimBlockRequest{
 			Node: node, SessionId: sessions[node], RequestKey: key, Pool: "pods",
 		})
@@ -195,6 +191,21 @@ func TestIdempotentThroughKills(t *testing.T) {
 	}
 }
 
+// registerAll registers nodes n0 and on, for an ipamd that has just started gives no block before all are back.
+func registerAll(ctx context.Context, t *testing.T, conn *grpc.ClientConn, nodes int) map[string]string {
+	t.Helper()
+	sessions := map[string]string{}
+	for n := range nodes {
+		node := fmt.Sprint("n", n)
+		session, err := register(ctx, conn, node)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sessions[node] = session
+	}
+	return sessions
+}
+
 func TestUsageErrorsSayBothWays(t *testing.T) {
 	for _, test := range []struct {
 		args  []string
@@ -203,6 +214,7 @@ func TestUsageErrorsSayBothWays(t *testing.T) {
 		{[]string{"--insecure"}, "--data-dir DIR for an embedded etcd, or --etcd-endpoints"},
 		{[]string{"--insecure", "--data-dir", "x", "--etcd-endpoints", "http://127.0.0.1:1"}, "exclude each other"},
 		{[]string{"--data-dir", "x"}, "--insecure"},
+		{[]string{"--insecure", "--data-dir", "x", "--kubeconfig", "y", "--in-cluster"}, "--in-cluster exclude each other"},
 		{[]string{"--insecure", "--etcd-endpoints", "127.0.0.1:2379"}, "is not a URL"},
 		{[]string{"--insecure", "--data-dir", "x", "--listen", "7470"}, "ADDR:PORT"},
 		{[]string{"--insecure", "--data-dir", "x", "--etcd-prefix", "clearway"}, "/clearway/v1"},

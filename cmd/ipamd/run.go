@@ -15,6 +15,7 @@ import (
 
 	"github.com/clearway/clearway/bgp/config"
 	"github.com/clearway/clearway/cmd/internal/daemon"
+	"github.com/clearway/clearway/ipam/kube"
 	"github.com/clearway/clearway/ipam/server"
 	"github.com/clearway/clearway/ipam/store"
 )
@@ -32,11 +33,21 @@ func run(ctx context.Context, given *flags, logger *slog.Logger) error {
 		return fmt.Errorf("--listen: %w", err)
 	}
 	defer listener.Close() // gRPC closes it too; this is for the way there
+	given.tls.AcceptTokens = given.agentAccount != ""
 	creds, err := given.tls.ServerCredentials(logger)
 	if err != nil {
 		return err
 	}
+	var cluster *kube.Cluster
+	if given.kubeconfig != "" || given.inCluster {
+		if cluster, err = kube.New(kube.Options{Kubeconfig: given.kubeconfig, Logger: logger}); err != nil {
+			return err
+		}
+	}
 	registry := daemon.NewRegistry()
+	if err := daemon.RegisterTLS(registry, creds); err != nil {
+		return err
+	}
 	var serving atomic.Pointer[server.Server]
 	metrics, err := daemon.ListenHTTP(daemon.HTTPOptions{
 		Listen: given.metricsListen, Gatherer: registry, Logger: logger,
@@ -45,6 +56,12 @@ func run(ctx context.Context, given *flags, logger *slog.Logger) error {
 				return s.Ready()
 			}
 			return errors.New("the store is being opened")
+		},
+		Notice: func() string {
+			if s := serving.Load(); s != nil {
+				return s.Recovering()
+			}
+			return ""
 		},
 	})
 	if err != nil {
@@ -65,10 +82,19 @@ func run(ctx context.Context, given *flags, logger *slog.Logger) error {
 				logger.Warn("closing the store", "error", err)
 			}
 		}()
-		decider, err := server.New(server.Options{
+		options := server.Options{
 			Store: records, Address: given.advertised(listener.Addr()), Validate: config.Validate,
-			Logger: logger, Metrics: registry,
-		})
+			Limits: given.limits, Logger: logger, Metrics: registry, ReturnWait: given.returnWait(),
+		}
+		var decider *server.Server
+		if cluster != nil {
+			options.Source = cluster
+			if given.agentAccount != "" {
+				options.Tokens = cluster.Tokens(given.agentAccount)
+			}
+			options.WhileLeading = func(ctx context.Context) { cluster.Mirror(ctx, decider) }
+		}
+		decider, err = server.New(options)
 		if err != nil {
 			return err
 		}
@@ -76,7 +102,7 @@ func run(ctx context.Context, given *flags, logger *slog.Logger) error {
 		logger.Info("serving", "listen", listener.Addr().String(), "tls", !given.tls.Insecure)
 		doors := grpc.NewServer(slices.Concat(daemon.ServerOptions(creds), decider.ServerOptions())...)
 		decider.Register(doors)
-		return serve(ctx, decider, doors, listener)
+		return serve(ctx, decider, doors, daemon.LimitPerHost(listener, given.perHost, logger))
 	})
 	return group.Wait()
 }
@@ -90,7 +116,8 @@ func openStore(ctx context.Context, given *flags, listening net.Addr, logger *sl
 	defer cancel()
 	return store.Open(ctx, store.Options{
 		DataDir: given.dataDir, Endpoints: given.etcdEndpoints, TLS: secure, Prefix: given.etcdPrefix,
-		Instance: instance(listening), Logger: logger,
+		Instance: instance(listening), Logger: logger, ListenPeer: given.etcdListenPeer, ListenClient: given.etcdListenClient,
+		MemberCert: given.etcdCert, MemberKey: given.etcdKey, MemberCA: given.etcdCA,
 	})
 }
 

@@ -24,22 +24,31 @@ import (
 // binaries are what the image holds, under /usr/bin: one image serves ipamd, the agent and the plugin's installer.
 var binaries = []string{"clearway-ipamd", "clearway-agent", "clearway-ipam", "clearwayctl"}
 
+// plugins are what "clearway-agent cni install" puts on a host.
+var plugins = []string{"clearway-ipam", "ptp", "portmap", "bandwidth"}
+
+const (
+	pluginFolder = "usr/lib/clearway/cni/"
+	conflist     = "10-clearway.conflist"
+)
+
 // epoch stamps every file, so that the image's digest depends on its content alone.
 var epoch = time.Unix(0, 0).UTC()
 
 func main() {
 	version := flag.String("version", "dev", "the image's tag")
 	out := flag.String("out", "dist", "folder of the archive")
-	bin := flag.String("bin", "bin", "folder of the binaries")
+	bin := flag.String("bin", "bin", "folder of the binaries; the plugins are in cni/ in it")
+	conf := flag.String("conflist", "deploy/cni/"+conflist, "file of the network's configuration")
 	flag.Parse()
-	if err := run(*version, *bin, *out); err != nil {
+	if err := run(*version, *bin, *conf, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "image:", err)
 		os.Exit(1)
 	}
 }
 
-func run(version, bin, out string) error {
-	layer, err := layerOf(bin)
+func run(version, bin, conf, out string) error {
+	layer, err := layerOf(bin, conf)
 	if err != nil {
 		return fmt.Errorf("layer: %w", err)
 	}
@@ -85,10 +94,10 @@ func configure(image v1.Image, version string) (v1.Image, error) {
 	return mutate.ConfigFile(image, file)
 }
 
-func layerOf(bin string) (v1.Layer, error) {
+func layerOf(bin, conf string) (v1.Layer, error) {
 	var content bytes.Buffer
 	archive := tar.NewWriter(&content)
-	for _, folder := range []string{"usr/", "usr/bin/", "etc/", "run/", "tmp/", "var/", "var/lib/"} {
+	for _, folder := range []string{"usr/", "usr/bin/", "usr/lib/", "usr/lib/clearway/", pluginFolder, "etc/", "run/", "tmp/", "var/", "var/lib/"} {
 		header := &tar.Header{Name: folder, Typeflag: tar.TypeDir, Mode: 0o755, ModTime: epoch, Format: tar.FormatPAX}
 		if folder == "tmp/" {
 			header.Mode = 0o1777
@@ -98,9 +107,17 @@ func layerOf(bin string) (v1.Layer, error) {
 		}
 	}
 	for _, binary := range binaries {
-		if err := addFile(archive, filepath.Join(bin, binary), "usr/bin/"+binary); err != nil {
+		if err := addFile(archive, filepath.Join(bin, binary), "usr/bin/"+binary, 0o755); err != nil {
 			return nil, err
 		}
+	}
+	for _, plugin := range plugins {
+		if err := addFile(archive, filepath.Join(bin, "cni", plugin), pluginFolder+plugin, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	if err := addFile(archive, conf, pluginFolder+conflist, 0o644); err != nil {
+		return nil, err
 	}
 	if err := archive.Close(); err != nil {
 		return nil, err
@@ -110,12 +127,12 @@ func layerOf(bin string) (v1.Layer, error) {
 	})
 }
 
-func addFile(archive *tar.Writer, path, name string) error {
+func addFile(archive *tar.Writer, path, name string, mode int64) error {
 	content, err := os.ReadFile(path)
 	if err != nil {
-		return fmt.Errorf("%w (make build makes it)", err)
+		return fmt.Errorf("%w (make build plugins makes it)", err)
 	}
-	header := &tar.Header{Name: name, Mode: 0o755, Size: int64(len(content)), ModTime: epoch, Format: tar.FormatPAX}
+	header := &tar.Header{Name: name, Mode: mode, Size: int64(len(content)), ModTime: epoch, Format: tar.FormatPAX}
 	if err := archive.WriteHeader(header); err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
+	"github.com/clearway/clearway/proto/plain"
 )
 
 const allocateLimit = 30 * time.Second
@@ -25,7 +27,22 @@ spec: {cooldown: 0s, lowWater: 1024, blockIdleTime: 0s}
 `
 
 // phase is so many callers, each with its own connection, that make so many calls together.
-type phase struct{ callers, calls int }
+type phase struct {
+	callers, calls int
+	// general: by grpc-go's client instead of the plugin's.
+	general bool
+}
+
+func (p phase) String() string {
+	text := fmt.Sprintf("%d callers", p.callers)
+	if p.callers == 1 {
+		text = "1 caller"
+	}
+	if p.general {
+		text += ", by grpc-go's client"
+	}
+	return text
+}
 
 // phaseFigures are a phase's, over its rounds.
 type phaseFigures struct {
@@ -45,9 +62,12 @@ func runAllocate(ctx context.Context, env *environment) (Result, error) {
 		return Result{}, err
 	}
 	phases := []phase{
-		{1, env.pick(2000, 500, 5)}, {16, env.pick(16_000, 4000, 32)}, {64, env.pick(32_000, 8000, 64)},
+		{callers: 1, calls: env.pick(2000, 500, 5)},
+		{callers: 16, calls: env.pick(16_000, 4000, 32)},
+		{callers: 16, calls: env.pick(16_000, 4000, 32), general: true},
+		{callers: 64, calls: env.pick(32_000, 8000, 64)},
 	}
-	callers, err := connectCallers(daemons.socket, phases[len(phases)-1].callers)
+	callers, err := connectCallers(ctx, daemons.socket, phases[len(phases)-1].callers)
 	defer closeCallers(callers)
 	if err != nil {
 		return Result{}, err
@@ -68,7 +88,7 @@ func allocateRounds(ctx context.Context, env *environment, dir string, daemons a
 	rounds := env.rounds(3, 1, 1)
 	for round := range rounds {
 		for i, this := range phases {
-			env.progress("allocate: %d callers, round %d of %d", this.callers, round+1, rounds)
+			env.progress("allocate: %v, round %d of %d", this, round+1, rounds)
 			// The mirror of the phase before is written by then.
 			if err := quiesce(ctx, 10*time.Second, daemons.ipamd, daemons.agent); err != nil {
 				return nil, err
@@ -88,26 +108,97 @@ func allocateRounds(ctx context.Context, env *environment, dir string, daemons a
 	return figures, nil
 }
 
-// caller is one client with a connection of its own.
+// caller is one client, with connections of its own.
 type caller struct {
+	plugin  *pluginClient
+	general *generalClient
+}
+
+// by is the client that a phase calls with.
+func (c *caller) by(this phase) client {
+	if this.general {
+		return c.general
+	}
+	return c.plugin
+}
+
+// client asks for addresses.
+type client interface {
+	add(ctx context.Context, name string) error
+	del(ctx context.Context, name string) error
+}
+
+const benchNetwork, benchInterface, benchNetns = "bench", "eth0", "/proc/self/ns/net"
+
+// pluginClient is the client that the plugin has.
+type pluginClient struct {
+	connection net.Conn
+	client     *plain.Client
+}
+
+func (p *pluginClient) add(_ context.Context, name string) error {
+	_, err := p.client.Add(&plain.AddRequest{
+		Attachment: plain.Attachment{Network: benchNetwork, ContainerID: name, Ifname: benchInterface},
+		Pod:        &plain.Pod{Namespace: benchNetwork, Name: name, UID: name},
+		Netns:      benchNetns,
+	}, time.Now().Add(allocateLimit))
+	return err
+}
+
+func (p *pluginClient) del(_ context.Context, name string) error {
+	return p.client.Del(&plain.DelRequest{
+		Attachment: plain.Attachment{Network: benchNetwork, ContainerID: name, Ifname: benchInterface},
+	}, time.Now().Add(allocateLimit))
+}
+
+// generalClient is the client of any gRPC program.
+type generalClient struct {
 	connection *grpc.ClientConn
 	client     clearwayv1.AddressServiceClient
 }
 
-func connectCallers(socket string, n int) (callers []*caller, err error) {
+func (g *generalClient) add(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, allocateLimit)
+	defer cancel()
+	_, err := g.client.Add(ctx, &clearwayv1.AddRequest{
+		Attachment: &clearwayv1.Attachment{Network: benchNetwork, ContainerId: name, Ifname: benchInterface},
+		Pod:        &clearwayv1.Pod{Namespace: benchNetwork, Name: name, Uid: name},
+		Netns:      benchNetns,
+	})
+	return err
+}
+
+func (g *generalClient) del(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, allocateLimit)
+	defer cancel()
+	_, err := g.client.Del(ctx, &clearwayv1.DelRequest{
+		Attachment: &clearwayv1.Attachment{Network: benchNetwork, ContainerId: name, Ifname: benchInterface},
+	})
+	return err
+}
+
+func connectCallers(ctx context.Context, socket string, n int) (callers []*caller, err error) {
 	for range n {
+		own, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		if err != nil {
+			return callers, fmt.Errorf("agent's socket: %w", err)
+		}
+		callers = append(callers, &caller{plugin: &pluginClient{own, plain.NewClient(own)}})
 		connection, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 		if err != nil {
 			return callers, fmt.Errorf("agent's socket: %w", err)
 		}
-		callers = append(callers, &caller{connection, clearwayv1.NewAddressServiceClient(connection)})
+		callers[len(callers)-1].general = &generalClient{connection, clearwayv1.NewAddressServiceClient(connection)}
 	}
 	return callers, nil
 }
 
 func closeCallers(callers []*caller) {
 	for _, each := range callers {
-		_ = each.connection.Close() // nothing is lost with it
+		_ = each.plugin.connection.Close() // nothing is lost with it, nor below
+		if each.general != nil {
+			_ = each.general.connection.Close()
+		}
 	}
 }
 
@@ -116,15 +207,13 @@ func allocate(ctx context.Context, callers []*caller, this phase, label string) 
 	callers = callers[:this.callers]
 	each := this.calls / this.callers
 	times = make([]float64, each*this.callers)
-	attachment := func(who, i int) *clearwayv1.Attachment {
-		return &clearwayv1.Attachment{Network: "bench", ContainerId: fmt.Sprintf("%s-%d-%d", label, who, i), Ifname: "eth0"}
-	}
+	name := func(who, i int) string { return fmt.Sprintf("%s-%d-%d", label, who, i) }
 	began := time.Now()
 	err = together(callers, func(who int, by *caller) error {
 		for i := range each {
 			began := time.Now()
-			if err := by.add(ctx, attachment(who, i)); err != nil {
-				return err
+			if err := by.by(this).add(ctx, name(who, i)); err != nil {
+				return fmt.Errorf("add %s: %w", name(who, i), err)
 			}
 			times[who*each+i] = milliseconds(time.Since(began))
 		}
@@ -136,8 +225,8 @@ func allocate(ctx context.Context, callers []*caller, this phase, label string) 
 	}
 	return times, rate, together(callers, func(who int, by *caller) error {
 		for i := range each {
-			if err := by.del(ctx, attachment(who, i)); err != nil {
-				return err
+			if err := by.by(this).del(ctx, name(who, i)); err != nil {
+				return fmt.Errorf("delete %s: %w", name(who, i), err)
 			}
 		}
 		return nil
@@ -154,49 +243,28 @@ func together(callers []*caller, do func(who int, by *caller) error) error {
 	return errors.Join(errs...)
 }
 
-func (c *caller) add(ctx context.Context, attachment *clearwayv1.Attachment) error {
-	ctx, cancel := context.WithTimeout(ctx, allocateLimit)
-	defer cancel()
-	_, err := c.client.Add(ctx, &clearwayv1.AddRequest{
-		Attachment: attachment,
-		Pod:        &clearwayv1.Pod{Namespace: "bench", Name: attachment.ContainerId, Uid: attachment.ContainerId},
-		Netns:      "/proc/self/ns/net",
-	})
-	if err != nil {
-		return fmt.Errorf("add %s: %w", attachment.ContainerId, err)
-	}
-	return nil
-}
-
-func (c *caller) del(ctx context.Context, attachment *clearwayv1.Attachment) error {
-	ctx, cancel := context.WithTimeout(ctx, allocateLimit)
-	defer cancel()
-	if _, err := c.client.Del(ctx, &clearwayv1.DelRequest{Attachment: attachment}); err != nil {
-		return fmt.Errorf("delete %s: %w", attachment.ContainerId, err)
-	}
-	return nil
-}
-
 func allocateResult(phases []phase, figures []phaseFigures) Result {
 	result := Result{Method: allocateMethod}
 	for i, this := range phases {
 		each := figures[i]
-		title := fmt.Sprintf("%d callers", this.callers)
-		if this.callers == 1 {
-			title = "1 caller"
-		}
-		p99 := percentile(each.times, 99)
+		p50, p99, rate, fsync := percentile(each.times, 50), percentile(each.times, 99), median(each.rates), percentile(each.fsync, 50)
 		result.Tables = append(result.Tables, Table{
-			Title:      title,
+			Title:      this.String(),
 			Contenders: []string{"clearway", "one fsync"},
 			Rows: []Row{
-				row("Add p50", "ms", percentile(each.times, 50), percentile(each.fsync, 50)),
+				row("Add p50", "ms", p50, fsync),
 				row("Add p99", "ms", p99, percentile(each.fsync, 99)),
-				rateRow("Add", "addresses/s", median(each.rates), 1000/percentile(each.fsync, 50)),
+				rateRow("Add", "addresses/s", rate, 1000/fsync),
 			},
 		})
-		if this.callers == 16 {
-			result.Targets = append(result.Targets, below("Address through the socket, 16 callers, p99", p99, 3))
+		switch {
+		case this.general:
+		case this.callers == 1:
+			result.Targets = append(result.Targets, atMost("Address through the socket, 1 caller, p50", "one fsync", p50/fsync, 2))
+		case this.callers == 16:
+			result.Targets = append(result.Targets, below("Address through the socket, 16 callers, p99", p99, 3), below("the same", p99, 1))
+		case this.callers == 64:
+			result.Targets = append(result.Targets, atLeast("Addresses through the socket a second, 64 callers", rate, 30_000))
 		}
 	}
 	return result
@@ -204,6 +272,7 @@ func allocateResult(phases []phase, figures []phaseFigures) Result {
 
 var allocateMethod = []string{
 	"AddressService.Add over the agent's unix socket; each caller has a connection of its own, kept open, and asks again as soon as it is answered. Every answer is on the disk before it is given.",
+	"The callers are goroutines of one process, with the plugin's gRPC client (proto/plain). One table is by grpc-go's client, for comparison.",
 	"\"One fsync\" is 256 bytes appended and fdatasync, one at a time, in the same folder just before each phase; its rate is one thread's.",
 	"The addresses are deleted after each phase, outside of the time. Blocks are claimed beforehand and freed addresses do not rest (cooldown 0s), so that a phase measures addresses and not blocks.",
 	"The callers, the agent, ipamd and its etcd share the machine's CPUs and disk; the mirror to ipamd runs meanwhile.",

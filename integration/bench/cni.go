@@ -264,11 +264,27 @@ func cniResult(plugins []*plugin) Result {
 		rateRow("ADD", "calls/s", each(func(one *plugin) float64 { return median(one.addRate) })...),
 		rateRow("DEL", "calls/s", each(func(one *plugin) float64 { return median(one.delRate) })...),
 	)
-	return Result{
-		Method:  cniMethod,
-		Tables:  []Table{single, many},
-		Targets: []Target{atMost("CNI ADD p50", "host-local", single.Rows[0].ratio(1), 1.5)},
+	return Result{Method: cniMethod, Tables: []Table{single, many}, Targets: cniTargets(single, many)}
+}
+
+// cniTargets are a time as long as host-local's, and twice its rate when many are at once.
+func cniTargets(single, many Table) []Target {
+	var targets []Target
+	for _, verb := range []string{"ADD", "DEL"} {
+		targets = append(targets, atMost("CNI "+verb+" p50", "host-local", single.ratioOf(verb+" p50"), 1),
+			timesAtLeast(fmt.Sprintf("CNI %s calls/s, %d at once", verb, parallelPlugins), "host-local", many.ratioOf(verb), 2))
 	}
+	return targets
+}
+
+// ratioOf is the ratio to the rival in the row of a metric.
+func (t Table) ratioOf(metric string) float64 {
+	for _, each := range t.Rows {
+		if each.Metric == metric {
+			return each.ratio(1)
+		}
+	}
+	return missing
 }
 
 var cniMethod = []string{

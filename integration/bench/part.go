@@ -47,6 +47,7 @@ func Parts() []Part {
 	return []Part{
 		{"cni", "CNI ADD and DEL as whole processes", runCNI},
 		{"allocate", "Addresses through the agent's socket", runAllocate},
+		{"fleet", "ipamd for many nodes", runFleet},
 		{"routes", "From the first UPDATE to the kernel's routes", runRoutes},
 	}
 }

@@ -52,6 +52,9 @@ func TestTargetWithoutFigureIsMissed(t *testing.T) {
 	if target := atMost("x", "y", missing, 2); target.Met {
 		t.Error("a ratio that is no number was taken for a good one")
 	}
+	if target := timesAtLeast("x", "y", missing, 2); target.Met {
+		t.Error("a rate that was not measured is reached")
+	}
 	if target := below("x", missing, 2); target.Met {
 		t.Error("a time that is no number was taken for a good one")
 	}
@@ -69,7 +72,7 @@ func TestJSONWritesWhatIsMissingAsNull(t *testing.T) {
 
 func TestUnknownPartIsNamed(t *testing.T) {
 	_, err := choose([]string{"routes", "coffee"})
-	if err == nil || !strings.Contains(err.Error(), `"coffee"`) || !strings.Contains(err.Error(), "cni, allocate, routes") {
+	if err == nil || !strings.Contains(err.Error(), `"coffee"`) || !strings.Contains(err.Error(), "cni, allocate, fleet, routes") {
 		t.Errorf("error %v names neither the part nor those there are", err)
 	}
 }

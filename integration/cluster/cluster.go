@@ -17,6 +17,7 @@ import (
 const (
 	Agent = "clearway-agent"
 	Ipamd = "clearway-ipamd"
+	BFD   = "clearway-agent bfd"
 )
 
 // Cluster is a lab with ipamd on its node ctl and an agent on each node that says so.
@@ -49,14 +50,15 @@ type (
 	}
 	// SessionSpec is spec of a BGPSession.
 	SessionSpec struct {
-		Node, PeerAddress string
-		PeerASN, LocalASN uint32
+		Node, PeerAddress, Origin string
+		PeerASN, LocalASN         uint32
 	}
 	// SessionStatus is status of a BGPSession.
 	SessionStatus struct {
 		State, Reason                         string
 		Received, Accepted, Advertised, Flaps Number
 		GracefulRestart                       bool
+		BFD                                   struct{ State, DetectionTime, Diagnostic, Reason string }
 	}
 	// NodeStatus is status of a Node.
 	NodeStatus struct {

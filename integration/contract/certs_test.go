@@ -62,21 +62,30 @@ func (c certificate) flags(prefix string) []string {
 // issue makes a certificate for 127.0.0.1 in a folder of its own.
 func (a *authority) issue(t testing.TB, subject pkix.Name, dnsNames ...string) certificate {
 	t.Helper()
+	return a.issueChanged(t, subject, func(c *x509.Certificate) { c.DNSNames = dnsNames })
+}
+
+// issueChanged makes one that says something else too.
+func (a *authority) issueChanged(t testing.TB, subject pkix.Name, change func(*x509.Certificate)) certificate {
+	t.Helper()
 	dir := t.TempDir()
 	c := certificate{filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"), filepath.Join(dir, "ca.crt")}
-	a.write(t, c, subject, dnsNames...)
+	a.write(t, c, subject, change)
 	return c
 }
 
 // write makes a certificate in the place of another one, each file in one step, as certificate managers do.
-func (a *authority) write(t testing.TB, c certificate, subject pkix.Name, dnsNames ...string) {
+func (a *authority) write(t testing.TB, c certificate, subject pkix.Name, changes ...func(*x509.Certificate)) {
 	t.Helper()
 	key := newKey(t)
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(serial.Add(1)), Subject: subject, DNSNames: dnsNames,
+		SerialNumber: big.NewInt(serial.Add(1)), Subject: subject,
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 		NotBefore:   time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+	}
+	for _, change := range changes {
+		change(template)
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.certificate, key.Public(), a.key)
 	if err != nil {
@@ -109,6 +118,7 @@ func replace(t testing.TB, name string, text []byte) {
 // Who a certificate says its holder is.
 var (
 	operator = pkix.Name{CommonName: "alice", Organization: []string{"clearway:operators"}}
+	viewer   = pkix.Name{CommonName: "vera", Organization: []string{"clearway:viewers"}}
 	server   = pkix.Name{CommonName: "ipamd"}
 )
 

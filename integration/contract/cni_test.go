@@ -99,17 +99,14 @@ func TestPluginWithAgent(t *testing.T) {
 	i := readyIpamd(t)
 	a := startAgent(t, "n1", i.address, "--insecure")
 	ready(t, a.process, a.metrics)
-	refuses(t, cni(t, "STATUS", netconf("1.1.0", a.socket, "")), 50, "pool")
+	// A node without a pool is able for as long as that may pass: a runtime makes it NotReady otherwise.
+	cni(t, "STATUS", netconf("1.1.0", a.socket, "")).shows(t)
 	apply(t, i.address, pool("pods", "10.244.0.0/16")).shows(t)
-	eventually(t, "STATUS to be good", func() error {
-		return cni(t, "STATUS", netconf("1.1.0", a.socket, "")).lacks()
-	})
-	refuses(t, cni(t, "STATUS", netconf("1.1.0", a.socket, `, "pools": ["nowhere"]`)), 50, "nowhere")
 	// What is not built, or not ours, is refused by its name.
-	apply(t, i.address, manifest("IPPool", "moving", "{cidr: 10.250.0.0/24, kind: Floating}")).shows(t)
+	apply(t, i.address, manifest("IPPool", "vips", "{cidr: 10.250.0.0/24, kind: LoadBalancer}")).shows(t)
 	eventually(t, "the agent to know the pool", func() error {
-		got := cni(t, "ADD", netconf("1.0.0", a.socket, `, "pools": ["moving"]`))
-		if !strings.Contains(got.out, "Floating") {
+		got := cni(t, "ADD", netconf("1.0.0", a.socket, `, "pools": ["vips"]`))
+		if !strings.Contains(got.out, "LoadBalancer") {
 			return fmt.Errorf("%s", got)
 		}
 		return nil

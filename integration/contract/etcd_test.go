@@ -24,7 +24,9 @@ const etcdEnv = "CLEARWAY_CONTRACT_ETCD"
 type member struct {
 	Name, Dir, Client, Peer string // Client and Peer are URLs
 	Cluster                 string // "name=peer URL,..."
+	Joins                   bool   // the cluster is there already
 	Cert, Key, CA           string // of the client side, where there is TLS
+	Quota                   int64  // in bytes; 0: etcd's own
 }
 
 // serveEtcd runs a member until it is killed.
@@ -46,6 +48,10 @@ func serveEtcd(text string) error {
 	config.ListenClientUrls, config.AdvertiseClientUrls = []url.URL{*client}, []url.URL{*client}
 	config.ListenPeerUrls, config.AdvertisePeerUrls = []url.URL{*peer}, []url.URL{*peer}
 	config.UnsafeNoFsync = true // nobody pulls a plug here
+	if m.Joins {
+		config.ClusterState = embed.ClusterStateFlagExisting
+	}
+	config.QuotaBackendBytes = m.Quota
 	if m.Cert != "" {
 		config.ClientTLSInfo = transport.TLSInfo{CertFile: m.Cert, KeyFile: m.Key, TrustedCAFile: m.CA, ClientCertAuth: true}
 	}
@@ -71,8 +77,33 @@ func (e *etcd) launch(t testing.TB, number int) {
 	e.members[number] = launch(t, fmt.Sprint("etcd ", number), cmd)
 }
 
+// member is what a member was launched as.
+func (e *etcd) member(t testing.TB, number int) (m member) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(e.orders[number]), &m); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// order changes what a member is launched as from now on.
+func (e *etcd) order(t testing.TB, number int, m member) {
+	t.Helper()
+	text, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.orders[number] = string(text)
+}
+
 // startEtcd runs a cluster of so many members; they need not be waited for. An empty certificate: no TLS.
 func startEtcd(t testing.TB, size int, c certificate) *etcd {
+	t.Helper()
+	return startEtcdWith(t, size, c, func(*member) {})
+}
+
+// startEtcdWith is startEtcd with members that are changed before.
+func startEtcdWith(t testing.TB, size int, c certificate, change func(*member)) *etcd {
 	t.Helper()
 	scheme := "http://"
 	if c.cert != "" {
@@ -91,6 +122,7 @@ func startEtcd(t testing.TB, size int, c certificate) *etcd {
 	cluster := &etcd{endpoints: strings.Join(clients, ","), members: make([]*process, size)}
 	for i, m := range members {
 		m.Cluster = strings.Join(peers, ",")
+		change(&m)
 		text, err := json.Marshal(m)
 		if err != nil {
 			t.Fatal(err)

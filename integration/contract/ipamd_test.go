@@ -18,14 +18,27 @@ func TestIpamdRefusesBadFlags(t *testing.T) {
 		argv []string
 		want []string
 	}{
-		"nothing":            {nil, []string{"--data-dir", "--etcd-endpoints", "--tls-cert", "--tls-key", "--tls-ca", "--insecure"}},
-		"no security":        {[]string{store}, []string{"--tls-cert, --tls-key and --tls-ca", "--insecure"}},
-		"both securities":    {[]string{store, plain, "--tls-cert=x"}, []string{"--insecure and --tls-cert exclude each other"}},
-		"half of TLS":        {[]string{store, "--tls-cert=x"}, []string{"--tls-key, --tls-ca"}},
-		"no store":           {[]string{plain}, []string{"--data-dir DIR", "--etcd-endpoints URL"}},
-		"both stores":        {[]string{plain, store, "--etcd-endpoints=http://127.0.0.1:1"}, []string{"--data-dir and --etcd-endpoints exclude each other"}},
-		"endpoint no URL":    {[]string{plain, "--etcd-endpoints=127.0.0.1:2379"}, []string{`--etcd-endpoints "127.0.0.1:2379"`, "https://"}},
-		"half an etcd pair":  {[]string{plain, "--etcd-endpoints=https://127.0.0.1:1", "--etcd-cert=x"}, []string{"--etcd-cert and --etcd-key"}},
+		"nothing":           {nil, []string{"--data-dir", "--etcd-endpoints", "--tls-cert", "--tls-key", "--tls-ca", "--insecure"}},
+		"no security":       {[]string{store}, []string{"--tls-cert, --tls-key and --tls-ca", "--insecure"}},
+		"both securities":   {[]string{store, plain, "--tls-cert=x"}, []string{"--insecure and --tls-cert exclude each other"}},
+		"half of TLS":       {[]string{store, "--tls-cert=x"}, []string{"--tls-key, --tls-ca"}},
+		"no store":          {[]string{plain}, []string{"--data-dir DIR", "--etcd-endpoints URL"}},
+		"both stores":       {[]string{plain, store, "--etcd-endpoints=http://127.0.0.1:1"}, []string{"--data-dir and --etcd-endpoints exclude each other"}},
+		"endpoint no URL":   {[]string{plain, "--etcd-endpoints=127.0.0.1:2379"}, []string{`--etcd-endpoints "127.0.0.1:2379"`, "https://"}},
+		"half an etcd pair": {[]string{plain, "--etcd-endpoints=https://127.0.0.1:1", "--etcd-cert=x"}, []string{"--etcd-cert and --etcd-key"}},
+		"peer URL alone":    {[]string{plain, store, "--etcd-listen-peer=http://127.0.0.1:1"}, []string{"go together", "--etcd-listen-client is missing"}},
+		"peer URL wildcard": {
+			[]string{plain, store, "--etcd-listen-peer=http://0.0.0.0:1", "--etcd-listen-client=http://127.0.0.1:2"},
+			[]string{`--etcd-listen-peer "http://0.0.0.0:1"`, "an address of this machine"},
+		},
+		"https member without certificate": {
+			[]string{plain, store, "--etcd-listen-peer=https://127.0.0.1:1", "--etcd-listen-client=https://127.0.0.1:2"},
+			[]string{"--etcd-cert, --etcd-key and --etcd-ca"},
+		},
+		"member of a cluster of its own": {
+			[]string{plain, "--etcd-endpoints=http://127.0.0.1:1", "--etcd-listen-peer=http://127.0.0.1:1", "--etcd-listen-client=http://127.0.0.1:2"},
+			[]string{"--data-dir"},
+		},
 		"relative prefix":    {[]string{plain, store, "--etcd-prefix=clearway"}, []string{`--etcd-prefix "clearway"`, "/clearway/v1"}},
 		"listen no port":     {[]string{plain, store, "--listen=7470"}, []string{`--listen "7470"`, "ADDR:PORT"}},
 		"listen large port":  {[]string{plain, store, "--listen=127.0.0.1:70000"}, []string{`--listen "127.0.0.1:70000"`, `"70000"`, "65535"}},
@@ -93,7 +106,7 @@ func TestFlagsVariablesAndFile(t *testing.T) {
 	}
 	t.Run("every flag is known", func(t *testing.T) {
 		for program, flags := range map[string]string{
-			ipamdProgram: "listen data-dir etcd-endpoints etcd-cert etcd-key etcd-ca etcd-prefix metrics-listen tls-cert " +
+			ipamdProgram: "listen data-dir etcd-endpoints etcd-cert etcd-key etcd-ca etcd-prefix etcd-listen-peer etcd-listen-client metrics-listen tls-cert " +
 				"tls-key tls-ca insecure",
 			agentProgram: "node server data-dir socket node-ip labels boot-id-file route-protocol route-metric " +
 				"metrics-listen tls-cert tls-key tls-ca insecure",

@@ -13,6 +13,7 @@ import (
 var kinds = map[string]struct{ name, spec, changed string }{
 	"IPPool":            {"pods", `{cidr: 10.244.0.0/16, kind: Block, blockSize: 26, minBlockSize: 30, nodeSelector: {matchLabels: {rack: r1}}}`, `{cidr: 10.244.0.0/16, blockSize: 27}`},
 	"IPReservation":     {"printers", `{cidrs: [10.244.9.0/24, 10.244.10.1-10.244.10.9], reason: printers}`, `{cidrs: [10.244.9.0/24]}`},
+	"IPQuota":           {"team", `{addresses: 100, namespaceSelector: {matchLabels: {team: a}}, pools: [pods]}`, `{addresses: 120, blocks: 10}`},
 	"IPAMConfiguration": {"default", `{cooldown: 130s, lowWater: 4, blockIdleTime: 10m}`, `{cooldown: 150s}`},
 	"BGPConfiguration":  {"default", `{asNumber: 64512, nodeMesh: Auto, listenPort: 179}`, `{asNumber: 64513, nodeMesh: Full}`},
 	"BGPPeer": {
@@ -172,7 +173,7 @@ func TestEveryKindToRead(t *testing.T) {
 		ctl(t, i.address, "ipam", "show", "--ip", "10.244").says(t, 2, `"10.244"`)
 		ctl(t, i.address, "bgp", "routes", "--prefix", "203.0.113.0/24").says(t, 3, "203.0.113.0/24")
 		ctl(t, i.address, "bgp", "routes", "sideways").says(t, 2, "sideways")
-		ctl(t, i.address, "delete", "ippool", "pods").says(t, 1, "in use")
+		ctl(t, i.address, "delete", "ippool", "pods").shows(t, "ippool/pods draining: 1 blocks on 1 nodes")
 		local := func(argv ...string) answer {
 			return run(t, ctlProgram, append([]string{"--socket", a.socket}, argv...)...)
 		}

@@ -89,6 +89,7 @@ func (a answer) lacks(words ...string) error {
 type command struct {
 	stdin string
 	env   []string // "NAME=value", beside PATH
+	uid   uint32   // of the user who calls
 }
 
 // environ has no variable of Clearway's from outside.
@@ -104,6 +105,9 @@ func (c command) run(t testing.TB, program string, argv ...string) answer {
 	var out, errOut bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(c.stdin), &out, &errOut
 	cmd.Env, cmd.Dir, cmd.WaitDelay, cmd.SysProcAttr = environ(c.env...), t.TempDir(), time.Second, mortal()
+	if c.uid != 0 {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: c.uid, Gid: c.uid}
+	}
 	err := cmd.Run()
 	got := answer{argv: append([]string{program}, argv...), out: out.String(), errOut: errOut.String()}
 	if ctx.Err() != nil {
@@ -259,4 +263,14 @@ func ready(t testing.TB, p *process, metrics string) {
 		}
 		return err
 	})
+}
+
+// scrape reads a process's metrics.
+func scrape(t testing.TB, metrics string) string {
+	t.Helper()
+	code, text, err := get(metrics, "/metrics")
+	if err != nil || code != 200 {
+		t.Fatalf("metrics: %d %v", code, err)
+	}
+	return text
 }

@@ -1,11 +1,13 @@
 package contract
 
 import (
+	"crypto/x509"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // secureIpamd runs an ipamd with mutual TLS until it is ready.
@@ -45,23 +47,29 @@ func TestMutualTLS(t *testing.T) {
 		run(t, ctlProgram, wrongName...).says(t, 1, i.address, "other")
 	})
 	t.Run("roles", func(t *testing.T) {
-		n1 := ours.issue(t, named("n1"))
-		for name, c := range map[string]certificate{
-			"a node": n1, "a node by prefix": ours.issue(t, named("node:n1")), "nobody's": ours.issue(t, named("bob")),
+		vera := ours.issue(t, viewer)
+		for subject, c := range map[string]certificate{
+			"CN=n1": ours.issue(t, named("n1")), "CN=node:n1": ours.issue(t, named("node:n1")), "CN=bob": ours.issue(t, named("bob")),
+			"CN=vera,O=clearway:viewers": vera,
 		} {
 			secureCtl(t, pool("more", "10.245.0.0/16"), i.address, c, "apply", "-f", "-").
-				says(t, 1, "does not allow", "clearway:operators")
-			secureCtl(t, "", i.address, c, "delete", "ippool", "pods").says(t, 1, "does not allow", "clearway:operators")
-			if got := secureCtl(t, "", i.address, c, "get", "ippools"); got.code != 0 || !strings.Contains(got.out, "pods") {
-				t.Errorf("%s may not read: %s", name, got)
+				says(t, 1, "does not allow", subject, "clearway:operators")
+			secureCtl(t, "", i.address, c, "delete", "ippool", "pods").says(t, 1, "does not allow", subject, "clearway:operators")
+			if subject != "CN=vera,O=clearway:viewers" {
+				secureCtl(t, "", i.address, c, "get", "ippools").says(t, 1, "does not allow", subject, "clearway:viewers")
 			}
 		}
+		secureCtl(t, "", i.address, vera, "get", "ippools").shows(t, "pods")
 		secureCtl(t, "", i.address, alice, "get", "ippools", "-o", "json").shows(t, `"pods"`)
+		i.logs(t, "a call is refused", "CN=bob")
+		if text := scrape(t, i.metrics); !strings.Contains(text, `clearway_ipamd_refusals_total{method="/clearway.v1.ResourceService/Apply",reason="role"} 4`) {
+			t.Error("refusals are not counted")
+		}
 	})
 	t.Run("agents", func(t *testing.T) {
 		for node, c := range map[string]certificate{
 			"n1": ours.issue(t, named("n1")), "n2": ours.issue(t, named("node:n2")),
-			"n3": ours.issue(t, named("whoever"), "n3", "n3.example.com"), "n4": ours.issue(t, operator),
+			"n3": ours.issue(t, named("whoever"), "n3", "n3.example.com"),
 		} {
 			a := startAgent(t, node, i.address, c.flags("tls")...)
 			ready(t, a.process, a.metrics)
@@ -71,12 +79,67 @@ func TestMutualTLS(t *testing.T) {
 		other.logs(t, `node \"n5\"`, "CN=n1")
 		i.logs(t, "node=n5")
 		other.kill()
+		person := startAgent(t, "n6", i.address, ours.issue(t, operator).flags("tls")...)
+		person.logs(t, "an operator's", `node \"n6\"`)
+		person.kill()
 		foreign := startAgent(t, "n1", i.address, theirs.issue(t, named("n1")).flags("tls")...)
 		foreign.logs(t, "unknown authority", "--tls-ca")
 		foreign.kill()
 		bare := startAgent(t, "n1", i.address, "--insecure")
 		bare.logs(t, "may want TLS", "--insecure")
 	})
+}
+
+// TestBadCertificates: what is wrong with a certificate is told on both sides, and it lets nobody in.
+func TestBadCertificates(t *testing.T) {
+	ours, theirs := newAuthority(t, "ours"), newAuthority(t, "theirs")
+	i := secureIpamd(t, ours.issue(t, server))
+	alice := ours.issue(t, operator)
+	expired := func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }
+	early := func(c *x509.Certificate) { c.NotBefore = time.Now().Add(30 * time.Minute) }
+	for name, c := range map[string]struct {
+		client     certificate
+		says, logs []string
+	}{
+		"ended": {ours.issueChanged(t, operator, expired), []string{"the server refuses the certificate", "CN=alice", "which ended at"},
+			[]string{"CN=alice", "expired", "reason=time"}},
+		"not begun": {ours.issueChanged(t, operator, early), []string{"the server refuses the certificate", "which begins at", "this machine's clock"},
+			[]string{"reason=time"}},
+		"for servers only": {ours.issueChanged(t, operator, func(c *x509.Certificate) {
+			c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+		}), []string{"the server refuses the certificate", "incompatible key usage"}, []string{"incompatible key usage", "reason=usage"}},
+		"of another authority": {certificate{theirs.issue(t, operator).cert, "", alice.ca}, []string{"the server refuses the certificate", "CN=alice"},
+			[]string{"of CN=theirs", "unknown authority", "reason=authority"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if c.client.key == "" {
+				c.client.key = strings.TrimSuffix(c.client.cert, ".crt") + ".key"
+			}
+			secureCtl(t, "", i.address, c.client, "get", "ippools").says(t, 1, append(c.says, c.client.cert)...)
+			i.logs(t, append(c.logs, "a TLS handshake failed")...)
+		})
+	}
+	for name, c := range map[string]struct {
+		change func(*x509.Certificate)
+		says   []string
+	}{
+		"server's ended": {expired, []string{"the server's certificate (CN=ipamd) does not hold now", "is after"}},
+		"server's is for clients only": {func(c *x509.Certificate) {
+			c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+		}, []string{"the server's certificate (CN=ipamd) is not for servers"}},
+		"server's has another address": {func(c *x509.Certificate) { c.IPAddresses, c.DNSNames = nil, []string{"elsewhere"} },
+			[]string{"127.0.0.1", "--tls-server-name"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			other := secureIpamd(t, ours.issueChanged(t, server, c.change))
+			secureCtl(t, "", other.address, alice, "get", "ippools").says(t, 1, c.says...)
+			other.logs(t, "the client refuses our certificate")
+		})
+	}
+	if text := scrape(t, i.metrics); !strings.Contains(text, `clearway_tls_handshake_failures_total{reason="usage"}`) ||
+		!strings.Contains(text, "clearway_tls_certificate_expiry_timestamp_seconds") {
+		t.Error("handshakes that failed are not counted")
+	}
 }
 
 // TestCertificatesAreRotated: new files are used from the next connection on, by servers and by clients, and broken

@@ -153,6 +153,11 @@ func (p *Pod) Del(ctx context.Context) error {
 	if err := config.DelNetworkList(ctx, p.list, runtime); err != nil {
 		return fmt.Errorf("pod %s: DEL: %w", p, err)
 	}
+	return p.Vanish(ctx)
+}
+
+// Vanish removes the sandbox without a DEL, as a runtime does that has forgotten what the sandbox had.
+func (p *Pod) Vanish(ctx context.Context) error {
 	p.Node.mu.Lock()
 	delete(p.Node.pods, p.Name)
 	p.Node.mu.Unlock()

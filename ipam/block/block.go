@@ -27,9 +27,11 @@ type Block struct {
 	prefix netip.Prefix
 	size   int
 	sealed bool
+	// sealedPart is sealed by itself; invalid: none is.
+	sealedPart netip.Prefix
 
-	// Every address is in exactly one of: assigned, rests, fresh, or none of them when it is excluded. An excluded one
-	// may be assigned or in rests besides; it is then not handed out when it comes free.
+	// Every address is in exactly one of: assigned, rests, fresh, or none of them when it is excluded or in the sealed
+	// part. Such a one may be assigned or in rests besides; it is then not handed out when it comes free.
 	assigned bitmap
 	excluded bitmap
 	rests    map[int]rest
@@ -62,6 +64,69 @@ func (b *Block) Sealed() bool { return b.sealed }
 
 // Seal sets whether the block gives new addresses. Releasing goes on.
 func (b *Block) Seal(sealed bool) { b.sealed = sealed }
+
+// SealPart makes one part of the block give no new addresses, whatever holds of the block; of the zero Prefix: none.
+// False: the prefix is no part of it, and nothing was changed.
+func (b *Block) SealPart(prefix netip.Prefix) bool {
+	if prefix.IsValid() && !b.holds(prefix) {
+		return false
+	}
+	if prefix != b.sealedPart {
+		b.sealedPart = prefix
+		b.index()
+	}
+	return true
+}
+
+// Unused tells whether no address of a part of the block is assigned. It is false for what is no part of it.
+func (b *Block) Unused(prefix netip.Prefix) bool {
+	if !b.holds(prefix) {
+		return false
+	}
+	first := b.offset(prefix.Addr())
+	for i := range 1 << (prefix.Addr().BitLen() - prefix.Bits()) {
+		if b.assigned.has(first + i) {
+			return false
+		}
+	}
+	return true
+}
+
+// holds tells whether a prefix is a part of the block, or all of it.
+func (b *Block) holds(prefix netip.Prefix) bool {
+	return prefix.Masked() == prefix && prefix.Bits() >= b.prefix.Bits() && b.prefix.Contains(prefix.Addr())
+}
+
+// inSealedPart tells whether an address is in the part that is sealed by itself.
+func (b *Block) inSealedPart(i int) bool {
+	return b.sealedPart.IsValid() && b.sealedPart.Contains(b.addr(i))
+}
+
+// Part is a block of its own out of this one, with all that is known of its addresses. The prefix must lie in the block.
+func (b *Block) Part(prefix netip.Prefix) (*Block, error) {
+	if !b.holds(prefix) {
+		return nil, fmt.Errorf("%s in %s: %w", prefix, b.prefix, ErrOutside)
+	}
+	part, err := New(prefix)
+	if err != nil {
+		return nil, err
+	}
+	part.sealed = b.sealed
+	first := b.offset(prefix.Addr())
+	for i := range part.size {
+		if b.assigned.has(first + i) {
+			part.assigned.set(i)
+		}
+		if b.excluded.has(first + i) {
+			part.excluded.set(i)
+		}
+		if r, rests := b.rests[first+i]; rests {
+			part.rests[i] = r
+		}
+	}
+	part.index()
+	return part, nil
+}
 
 // Exclude replaces the ranges out of which no address is given. What is assigned in them stays assigned, and is not
 // given again after its release. Ranges may reach beyond the block.
@@ -136,7 +201,7 @@ func (b *Block) AssignAt(addr netip.Addr, now time.Time, owner string) error {
 	i := b.offset(addr)
 	last, resting := b.rests[i]
 	switch {
-	case b.sealed:
+	case b.sealed || b.inSealedPart(i):
 		return fmt.Errorf("%s in %s: %w", addr, b.prefix, ErrSealed)
 	case b.assigned.has(i):
 		return fmt.Errorf("%s: %w", addr, ErrAssigned)
@@ -187,7 +252,11 @@ func (b *Block) Cancel(addr netip.Addr) {
 	h := b.halfOf(i)
 	b.assigned.clear(i)
 	h.assigned--
-	if !b.excluded.has(i) {
+	switch {
+	case b.excluded.has(i):
+	case b.inSealedPart(i):
+		h.sealed++
+	default:
 		h.refresh(i)
 	}
 }
@@ -212,6 +281,15 @@ func (b *Block) Resting(now time.Time, yield func(addr netip.Addr, until time.Ti
 	}
 }
 
+// RestOf is until when an address rests, or rested, and for whom; the zero time: it was not used before.
+func (b *Block) RestOf(addr netip.Addr) (until time.Time, owner string) {
+	if !b.prefix.Contains(addr) {
+		return time.Time{}, ""
+	}
+	r := b.rests[b.offset(addr)]
+	return r.until, r.owner
+}
+
 // Latest is the end of the last rest of any address, or the zero time.
 func (b *Block) Latest() time.Time {
 	var latest time.Time
@@ -228,7 +306,7 @@ func (b *Block) Assigned(addr netip.Addr) bool {
 	return b.prefix.Contains(addr) && b.assigned.has(b.offset(addr))
 }
 
-// Counts are of addresses. Size = Assigned + Ready + Cooling + Excluded.
+// Counts are of addresses. Size = Assigned + Ready + Cooling + Sealed + Excluded.
 type Counts struct {
 	Size     int
 	Assigned int
@@ -236,6 +314,8 @@ type Counts struct {
 	Ready int
 	// Cooling are freed and still rest.
 	Cooling int
+	// Sealed are neither assigned nor excluded, in a part that is sealed by itself.
+	Sealed int
 	// Excluded are neither assigned nor ever to be given.
 	Excluded int
 }
@@ -247,10 +327,11 @@ func (b *Block) Count(now time.Time) Counts {
 		h := &b.halves[i]
 		h.settle(now)
 		counts.Assigned += h.assigned
+		counts.Sealed += h.sealed
 		counts.Ready += h.ready()
 		counts.Cooling += len(h.resting.items)
 	}
-	counts.Excluded = counts.Size - counts.Assigned - counts.Ready - counts.Cooling
+	counts.Excluded = counts.Size - counts.Assigned - counts.Ready - counts.Cooling - counts.Sealed
 	return counts
 }
 
@@ -264,6 +345,13 @@ func (b *Block) take(i int) {
 // drop takes an unassigned address out of fresh, or out of the rests.
 func (b *Block) drop(i int) {
 	h := b.halfOf(i)
+	if b.inSealedPart(i) {
+		delete(b.rests, i)
+		if !b.excluded.has(i) {
+			h.sealed--
+		}
+		return
+	}
 	if r, ok := b.rests[i]; ok {
 		delete(b.rests, i)
 		h.forget(item{i, r.until})
@@ -275,7 +363,11 @@ func (b *Block) drop(i int) {
 // lay puts an unassigned address to rest.
 func (b *Block) lay(i int, r rest) {
 	b.rests[i] = r
-	if !b.excluded.has(i) {
+	switch {
+	case b.excluded.has(i):
+	case b.inSealedPart(i):
+		b.halfOf(i).sealed++
+	default:
 		b.halfOf(i).resting.push(item{i, r.until})
 	}
 }
@@ -317,6 +409,8 @@ func (b *Block) index() {
 		case b.assigned.has(i):
 			h.assigned++
 		case b.excluded.has(i):
+		case b.inSealedPart(i):
+			h.sealed++
 		case rests:
 			h.resting.push(item{i, b.rests[i].until})
 		default:

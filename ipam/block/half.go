@@ -12,6 +12,8 @@ import (
 type half struct {
 	from     int
 	assigned int
+	// sealed counts the addresses that are neither assigned nor excluded and in a sealed part.
+	sealed int
 
 	// fresh are the never used, by distance from from. No word below hint has a member.
 	fresh      bitmap

@@ -9,6 +9,8 @@ import (
 
 	"go4.org/netipx"
 	"pgregory.net/rapid"
+
+	"github.com/clearway/clearway/ipam/cidr"
 )
 
 // twin is the slow and obvious block: one record an address, every choice a walk over all of them.
@@ -16,6 +18,7 @@ type twin struct {
 	prefix netip.Prefix
 	all    []*twinAddress
 	sealed bool
+	part   netip.Prefix // sealed
 }
 
 type twinAddress struct {
@@ -37,6 +40,8 @@ func (t *twin) halves() [][]*twinAddress {
 	return [][]*twinAddress{t.all[:len(t.all)/2], t.all[len(t.all)/2:]}
 }
 
+func (t *twin) barred(a *twinAddress) bool { return t.part.IsValid() && t.part.Contains(a.addr) }
+
 func (t *twin) assign(now time.Time) (netip.Addr, bool) {
 	var best *twinAddress
 	most := -1
@@ -46,7 +51,7 @@ func (t *twin) assign(now time.Time) (netip.Addr, bool) {
 		for _, a := range half {
 			if a.assigned {
 				assigned++
-			} else if !a.excluded && !now.Before(a.until) {
+			} else if !a.excluded && !t.barred(a) && !now.Before(a.until) {
 				ready = append(ready, a)
 			}
 		}
@@ -68,7 +73,7 @@ func (t *twin) assignEarly(now time.Time) (netip.Addr, bool) {
 	}
 	var best *twinAddress
 	for _, a := range t.all {
-		if !a.assigned && !a.excluded && (best == nil || a.until.Before(best.until)) {
+		if !a.assigned && !a.excluded && !t.barred(a) && (best == nil || a.until.Before(best.until)) {
 			best = a
 		}
 	}
@@ -85,7 +90,7 @@ func (t *twin) assignAt(addr netip.Addr, now time.Time, owner string) error {
 			continue
 		}
 		switch {
-		case t.sealed:
+		case t.sealed || t.barred(a):
 			return ErrSealed
 		case a.assigned:
 			return ErrAssigned
@@ -124,6 +129,8 @@ func (t *twin) count(now time.Time) Counts {
 			counts.Assigned++
 		case a.excluded:
 			counts.Excluded++
+		case t.barred(a):
+			counts.Sealed++
 		case now.Before(a.until):
 			counts.Cooling++
 		default:
@@ -165,6 +172,18 @@ func TestCooledOrderAgreesWithTwin(t *testing.T) {
 					rt.Fatalf("AssignEarly = %v %v, want %v %v", got, ok, want, wantOK)
 				}
 			},
+			"restore": func(rt *rapid.T) {
+				addr := anyAddr()
+				got, was := b.Restore(addr), false
+				for _, a := range slow.all {
+					if a.addr == addr {
+						was, a.assigned, a.until, a.owner = a.assigned, true, time.Time{}, ""
+					}
+				}
+				if (got != nil) != was {
+					rt.Fatalf("Restore(%v) = %v, assigned: %v", addr, got, was)
+				}
+			},
 			"assign at": func(rt *rapid.T) {
 				addr, owner := anyAddr(), owners.Draw(rt, "owner")
 				got, want := b.AssignAt(addr, now, owner), slow.assignAt(addr, now, owner)
@@ -196,6 +215,34 @@ func TestCooledOrderAgreesWithTwin(t *testing.T) {
 			"seal": func(rt *rapid.T) {
 				slow.sealed = rapid.Bool().Draw(rt, "sealed")
 				b.Seal(slow.sealed)
+			},
+			"seal part": func(rt *rapid.T) {
+				length := rapid.IntRange(b.Prefix().Bits(), b.Prefix().Addr().BitLen()).Draw(rt, "length")
+				if slow.part = netip.PrefixFrom(anyAddr(), length).Masked(); rapid.Bool().Draw(rt, "open") {
+					slow.part = netip.Prefix{}
+				}
+				if !b.SealPart(slow.part) {
+					rt.Fatalf("%s is no part of %s", slow.part, b.Prefix())
+				}
+				if b.SealPart(netip.MustParsePrefix("192.0.2.0/32")) {
+					rt.Fatal("an address outside of the block is a part of it")
+				}
+			},
+			"split": func(rt *rapid.T) {
+				low, high, ok := cidr.Halves(b.Prefix())
+				if !ok || rapid.IntRange(0, 3).Draw(rt, "seldom") > 0 {
+					return
+				}
+				i := rapid.IntRange(0, 1).Draw(rt, "kept")
+				kept, all := [2]netip.Prefix{low, high}[i], slow.halves()[i]
+				unused := !slices.ContainsFunc(all, func(a *twinAddress) bool { return a.assigned })
+				if got := b.Unused(kept); got != unused {
+					rt.Fatalf("Unused(%s) = %v, want %v", kept, got, unused)
+				}
+				if b, err = b.Part(kept); err != nil {
+					rt.Fatal(err)
+				}
+				slow = &twin{prefix: kept, all: all, sealed: slow.sealed}
 			},
 			"wait": func(rt *rapid.T) {
 				now = now.Add(time.Duration(rapid.IntRange(0, 300).Draw(rt, "seconds")) * time.Second)

@@ -59,6 +59,14 @@ func Add(a netip.Addr, n uint64) (netip.Addr, bool) {
 	return addNumber(a, u128{0, n})
 }
 
+// Subtract is the address n before a. It is false when the family begins after.
+func Subtract(a netip.Addr, n uint64) (netip.Addr, bool) {
+	if from := number(a); from.hi == 0 && from.lo < n {
+		return netip.Addr{}, false
+	}
+	return number(a).sub(u128{0, n}).address(a), true
+}
+
 func addNumber(a netip.Addr, n u128) (netip.Addr, bool) {
 	sum, overflow := number(a).add(n)
 	if overflow || (a.Is4() && (sum.hi != 0 || sum.lo > math.MaxUint32)) {

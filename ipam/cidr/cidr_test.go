@@ -173,6 +173,14 @@ func TestArithmeticAgreesWithBig(t *testing.T) {
 		if ok && new(big.Int).SetBytes(got.Addr().AsSlice()).Cmp(want) != 0 {
 			t.Fatalf("Nth(%v, %d, %d) = %v, want %x", prefix, length, n, got, want)
 		}
+		if sum, ok := cidr.Add(prefix.Addr(), n); ok {
+			if back, fits := cidr.Subtract(sum, n); !fits || back != prefix.Addr() {
+				t.Fatalf("%s + %d - %d = %s, %v", prefix.Addr(), n, n, back, fits)
+			}
+		}
+		if less, ok := cidr.Subtract(prefix.Addr(), n); ok && cidr.Distance(less, prefix.Addr()) != n {
+			t.Fatalf("%s - %d = %s", prefix.Addr(), n, less)
+		}
 		if sum, ok := cidr.Add(prefix.Addr(), n); ok && cidr.Distance(prefix.Addr(), sum) != n {
 			t.Fatalf("%v is not %d after %v", sum, n, prefix.Addr())
 		}

@@ -4,7 +4,7 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 
-	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
+	"github.com/clearway/clearway/proto/plain"
 )
 
 // environment is what the plugin reads of CNI_ARGS. The names are what runtimes write.
@@ -27,14 +27,14 @@ func parseArgs(text string) (*environment, error) {
 }
 
 // pod is nil where the runtime says nothing of Kubernetes.
-func (e *environment) pod() *clearwayv1.Pod {
-	pod := &clearwayv1.Pod{Namespace: string(e.K8S_POD_NAMESPACE), Name: string(e.K8S_POD_NAME), Uid: string(e.K8S_POD_UID)}
-	if pod.Namespace == "" && pod.Name == "" && pod.Uid == "" {
+func (e *environment) pod() *plain.Pod {
+	pod := plain.Pod{Namespace: string(e.K8S_POD_NAMESPACE), Name: string(e.K8S_POD_NAME), UID: string(e.K8S_POD_UID)}
+	if pod == (plain.Pod{}) {
 		return nil
 	}
-	return pod
+	return &pod
 }
 
-func attachment(c *config, args *skel.CmdArgs) *clearwayv1.Attachment {
-	return &clearwayv1.Attachment{Network: c.Name, ContainerId: args.ContainerID, Ifname: args.IfName}
+func attachment(c *config, args *skel.CmdArgs) plain.Attachment {
+	return plain.Attachment{Network: c.Name, ContainerID: args.ContainerID, Ifname: args.IfName}
 }

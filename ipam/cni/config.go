@@ -11,7 +11,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/clearway/clearway/ipam/cidr"
-	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
+	"github.com/clearway/clearway/proto/plain"
 )
 
 // DefaultSocket is where the agent listens unless the network configuration says otherwise.
@@ -37,7 +37,14 @@ type config struct {
 	Args struct {
 		CNI struct {
 			IPs []string `json:"ips"`
+			// Labels are the Pod's, as CNI's conventions have them.
+			Labels []label `json:"labels"`
 		} `json:"cni"`
+		// Clearway is what a runtime or a meta plugin may tell of the Pod's namespace.
+		Clearway struct {
+			NamespaceLabels      map[string]string `json:"namespaceLabels"`
+			NamespaceAnnotations map[string]string `json:"namespaceAnnotations"`
+		} `json:"clearway.io"`
 	} `json:"args"`
 	PrevResult map[string]any `json:"prevResult"`
 	// Valid is empty when the runtime gave no list. OldValid is its name before CNI 1.1.0 was final.
@@ -112,6 +119,23 @@ func (c *config) checkPools() error {
 	return nil
 }
 
+type label struct {
+	Key   string `json:"key"`
+	Value string `json:"value"`
+}
+
+// podLabels are the Pod's labels, or nil when nobody told them.
+func (c *config) podLabels() map[string]string {
+	if len(c.Args.CNI.Labels) == 0 {
+		return nil
+	}
+	labels := make(map[string]string, len(c.Args.CNI.Labels))
+	for _, one := range c.Args.CNI.Labels {
+		labels[one.Key] = one.Value
+	}
+	return labels
+}
+
 // addresses are those asked for, from all the places where a runtime may say so, each once, without prefix length.
 func (c *config) addresses(fromArgs string) ([]string, error) {
 	type source struct {
@@ -159,7 +183,7 @@ func parseAddress(text string) (string, error) {
 
 // validAttachments is GC's list. It may be empty (libcni writes null for that), but it must be there: absence is not
 // "none is valid".
-func (c *config) validAttachments() ([]*clearwayv1.Attachment, error) {
+func (c *config) validAttachments() ([]plain.Attachment, error) {
 	const field = "cni.dev/valid-attachments"
 	raw := c.Valid
 	if len(raw) == 0 {
@@ -172,12 +196,12 @@ func (c *config) validAttachments() ([]*clearwayv1.Attachment, error) {
 	if err := json.Unmarshal(raw, &list); err != nil {
 		return nil, wrong(field, strings.TrimPrefix(err.Error(), "json: "), "a list of {containerID, ifname}")
 	}
-	valid := make([]*clearwayv1.Attachment, 0, len(list))
+	valid := make([]plain.Attachment, 0, len(list))
 	for i, attachment := range list {
 		if attachment.ContainerID == "" || attachment.IfName == "" {
 			return nil, wrong(fmt.Sprintf("%s[%d]", field, i), "lacks containerID or ifname", "both are needed")
 		}
-		valid = append(valid, &clearwayv1.Attachment{Network: c.Name, ContainerId: attachment.ContainerID, Ifname: attachment.IfName})
+		valid = append(valid, plain.Attachment{Network: c.Name, ContainerID: attachment.ContainerID, Ifname: attachment.IfName})
 	}
 	return valid, nil
 }

@@ -92,7 +92,7 @@ func TestValidAttachments(t *testing.T) {
 
 func TestArgs(t *testing.T) {
 	env, err := parseArgs("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0;K8S_POD_INFRA_CONTAINER_ID=c1;K8S_POD_UID=u1;LATER=1;IP=10.0.0.9")
-	if err != nil || fmt.Sprint(env.pod()) == "" || env.pod().GetName() != "web-0" || env.pod().GetUid() != "u1" || env.IP != "10.0.0.9" {
+	if err != nil || fmt.Sprint(env.pod()) == "" || env.pod().Name != "web-0" || env.pod().UID != "u1" || env.IP != "10.0.0.9" {
 		t.Errorf("%+v, %v", env, err)
 	}
 	if env, err := parseArgs(""); err != nil || env.pod() != nil {

@@ -1,16 +1,16 @@
 package cni
 
 import (
-	"context"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/clearway/clearway/ipam/spool"
-	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
+	"github.com/clearway/clearway/proto/plain"
 )
 
 // Versions are those of the CNI specification that the plugin speaks.
@@ -24,6 +24,7 @@ func Main(about string) {
 }
 
 func add(args *skel.CmdArgs) error {
+	started := sinceBoot()
 	c, err := parseConfig(args.StdinData)
 	if err != nil {
 		return err
@@ -36,13 +37,15 @@ func add(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	request := &clearwayv1.AddRequest{
+	request := &plain.AddRequest{
 		Attachment: attachment(c, args), Pod: env.pod(), Netns: args.Netns,
-		Pools: c.IPAM.Pools, Addresses: addresses, Annotations: c.RuntimeConfig.Annotations,
+		Pools: c.IPAM.Pools, Addresses: addresses, Annotations: c.RuntimeConfig.Annotations, PodLabels: c.podLabels(),
+		NamespaceLabels: c.Args.Clearway.NamespaceLabels, NamespaceAnnotations: c.Args.Clearway.NamespaceAnnotations,
+		Started: started,
 	}
-	var answer *clearwayv1.AddResponse
-	err = call(c.IPAM.Socket, addPatience, func(ctx context.Context, agent clearwayv1.AddressServiceClient) (err error) {
-		answer, err = agent.Add(ctx, request)
+	var answer *plain.AddResponse
+	err = call(c.IPAM.Socket, addPatience, func(agent *plain.Client, deadline time.Time) (err error) {
+		answer, err = agent.Add(request, deadline)
 		return err
 	})
 	if err != nil {
@@ -61,23 +64,32 @@ func del(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	request := &clearwayv1.DelRequest{Attachment: attachment(c, args)}
+	request := &plain.DelRequest{Attachment: attachment(c, args)}
 	// The attachment is what counts; the Pod is for whoever asks who held the address.
 	if env, err := parseArgs(args.Args); err == nil {
 		request.Pod = env.pod()
 	}
-	err = call(c.IPAM.Socket, delPatience, func(ctx context.Context, agent clearwayv1.AddressServiceClient) error {
-		_, err := agent.Del(ctx, request)
-		return err
+	err = call(c.IPAM.Socket, delPatience, func(agent *plain.Client, deadline time.Time) error {
+		return agent.Del(request, deadline)
 	})
 	if !unreachable(err) {
 		return failure(err, types.ErrTryAgainLater)
 	}
-	if full := spool.Write(spool.Dir(c.IPAM.Socket), request); full != nil {
+	if full := spool.Write(spool.Dir(c.IPAM.Socket), spooled(request)); full != nil {
 		return types.NewError(types.ErrTryAgainLater, "agent gives no answer, and the release cannot be kept for it", full.Error())
 	}
 	fmt.Fprintf(os.Stderr, "clearway-ipam: agent gives no answer; the release of %s %s waits in the spool\n", args.ContainerID, args.IfName)
 	return nil
+}
+
+// spooled is a request as the spool keeps it.
+func spooled(request *plain.DelRequest) spool.Request {
+	a := request.Attachment
+	kept := spool.Request{Attachment: spool.Attachment{Network: a.Network, ContainerID: a.ContainerID, Ifname: a.Ifname}}
+	if pod := request.Pod; pod != nil {
+		kept.Pod = &spool.Pod{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID}
+	}
+	return kept
 }
 
 func check(args *skel.CmdArgs) error {
@@ -89,10 +101,9 @@ func check(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	request := &clearwayv1.CheckRequest{Attachment: attachment(c, args), Addresses: addresses}
-	err = call(c.IPAM.Socket, checkPatience, func(ctx context.Context, agent clearwayv1.AddressServiceClient) error {
-		_, err := agent.Check(ctx, request)
-		return err
+	request := &plain.CheckRequest{Attachment: attachment(c, args), Addresses: addresses}
+	err = call(c.IPAM.Socket, checkPatience, func(agent *plain.Client, deadline time.Time) error {
+		return agent.Check(request, deadline)
 	})
 	return failure(err, types.ErrTryAgainLater)
 }
@@ -102,11 +113,16 @@ func statusOf(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	request := &clearwayv1.StatusRequest{Network: c.Name, Pools: c.IPAM.Pools}
-	err = call(c.IPAM.Socket, statusPatience, func(ctx context.Context, agent clearwayv1.AddressServiceClient) error {
-		_, err := agent.Status(ctx, request)
-		return err
+	request := &plain.StatusRequest{Network: c.Name, Pools: c.IPAM.Pools}
+	err = call(c.IPAM.Socket, statusPatience, func(agent *plain.Client, deadline time.Time) error {
+		return agent.Status(request, deadline)
 	})
+	if !unreachable(err) {
+		answered(c.IPAM.Socket)
+	} else if forgive(c.IPAM.Socket, time.Now()) {
+		fmt.Fprintln(os.Stderr, "clearway-ipam: agent gives no answer; that is told when it has lasted", silenceGrace)
+		return nil
+	}
 	return failure(err, types.ErrPluginNotAvailable)
 }
 
@@ -119,10 +135,9 @@ func gc(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	request := &clearwayv1.GCRequest{Network: c.Name, ValidAttachments: valid}
-	err = call(c.IPAM.Socket, gcPatience, func(ctx context.Context, agent clearwayv1.AddressServiceClient) error {
-		_, err := agent.GC(ctx, request)
-		return err
+	request := &plain.GCRequest{Network: c.Name, ValidAttachments: valid}
+	err = call(c.IPAM.Socket, gcPatience, func(agent *plain.Client, deadline time.Time) error {
+		return agent.GC(request, deadline)
 	})
 	return failure(err, types.ErrTryAgainLater)
 }

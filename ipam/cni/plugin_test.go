@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -39,7 +40,7 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer os.RemoveAll(dir)
-		build := exec.Command("go", "build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w", "-o", filepath.Join(dir, "clearway-ipam"), "github.com/clearway/clearway/cmd/cni")
+		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(dir, "clearway-ipam"), "github.com/clearway/clearway/cmd/cni")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "%v\n%s", err, out)
@@ -105,6 +106,10 @@ func (a *agent) told() []string {
 }
 
 func (a *agent) Add(ctx context.Context, request *clearwayv1.AddRequest) (*clearwayv1.AddResponse, error) {
+	if request.GetStarted() <= 0 {
+		return nil, status.Errorf(codes.InvalidArgument, "the plugin began at %d", request.GetStarted())
+	}
+	request.Started = 0 // no two calls have the same
 	return &clearwayv1.AddResponse{
 		Addresses: []*clearwayv1.AddressConfig{
 			{Address: "10.244.3.7/16", Gateway: "10.244.0.1"}, {Address: "fd00:10:244::3:7/48", Gateway: "fd00:10:244::1"},
@@ -171,6 +176,8 @@ func TestLibcni(t *testing.T) {
 			a := newAgent(t).listen(t)
 			list, err := libcni.ConfListFromBytes(fmt.Appendf(nil, `{"cniVersion": %q, "name": "pods", "plugins": [
 				{"type": "clearway-ipam", "capabilities": {"ips": true, "io.kubernetes.cri.pod-annotations": true},
+				 "args": {"cni": {"labels": [{"key": "app", "value": "web"}]},
+				          "clearway.io": {"namespaceLabels": {"team": "b"}, "namespaceAnnotations": {"clearway.io/pools": "pods4"}}},
 				 "ipam": {"type": "clearway-ipam", "socket": %q, "pools": ["pods4", "pods6"]}}]}`, version, a.socket))
 			if err != nil {
 				t.Fatal(err)
@@ -209,7 +216,8 @@ func TestLibcni(t *testing.T) {
 			const attachment = `attachment:{network:"pods" container_id:"c1" ifname:"eth0"}`
 			const owner = ` pod:{namespace:"default" name:"web-0" uid:"u1"}`
 			want := []string{
-				`Add ` + attachment + owner + ` netns:"/var/run/netns/none" pools:"pods4" pools:"pods6" addresses:"10.244.3.7" annotations:{key:"team" value:"a"}`,
+				`Add ` + attachment + owner + ` netns:"/var/run/netns/none" pools:"pods4" pools:"pods6" addresses:"10.244.3.7" annotations:{key:"team" value:"a"} ` +
+					`pod_labels:{key:"app" value:"web"} namespace_labels:{key:"team" value:"b"} namespace_annotations:{key:"clearway.io/pools" value:"pods4"}`,
 				`Check ` + attachment + ` addresses:"10.244.3.7/16" addresses:"fd00:10:244::3:7/48"`,
 				`Status network:"pods" pools:"pods4" pools:"pods6"`,
 				`GC network:"pods" valid_attachments:{network:"pods" container_id:"c1" ifname:"eth0"}`,
@@ -360,11 +368,11 @@ func TestLocalFirstDelWithoutAgent(t *testing.T) {
 	if err != nil || len(entries) != 1 {
 		t.Fatalf("%v, %v", entries, err)
 	}
-	want := &clearwayv1.DelRequest{
-		Attachment: &clearwayv1.Attachment{Network: "pods", ContainerId: "c1", Ifname: "eth0"},
-		Pod:        &clearwayv1.Pod{Namespace: "default", Name: "web-0", Uid: "u1"},
+	want := spool.Request{
+		Attachment: spool.Attachment{Network: "pods", ContainerID: "c1", Ifname: "eth0"},
+		Pod:        &spool.Pod{Namespace: "default", Name: "web-0", UID: "u1"},
 	}
-	if !proto.Equal(entries[0].Request, want) {
+	if !reflect.DeepEqual(entries[0].Request, want) {
 		t.Errorf("in the spool: %v", entries[0].Request)
 	}
 }
@@ -395,6 +403,53 @@ func TestWithoutAgent(t *testing.T) {
 				t.Errorf("gave up after %v: an agent that restarts needs longer", took)
 			}
 		})
+	}
+}
+
+// TestStatusForgivesARestart: an agent that gave answers before is given half a minute, one that gave none is not.
+func TestStatusForgivesARestart(t *testing.T) {
+	a := newAgent(t).listen(t)
+	status := func() (string, error) {
+		stdout, _, err := run(t, "STATUS", config(a.socket, "1.1.0", ""))
+		return stdout, err
+	}
+	if stdout, err := status(); err != nil {
+		t.Fatal(err, stdout)
+	}
+	a.server.Stop()
+	if err := os.WriteFile(a.socket, nil, 0o600); err != nil { // the fake's server has removed its socket
+		t.Fatal(err)
+	}
+	long := time.Now().Add(-time.Minute)
+	if err := os.Chtimes(a.socket, long, long); err != nil {
+		t.Fatal(err)
+	}
+	if stdout, err := status(); err != nil {
+		t.Errorf("at once: %v %s", err, stdout)
+	}
+	silent := filepath.Join(filepath.Dir(a.socket), "status-unanswered")
+	since := time.Now().Add(-31 * time.Second)
+	if err := os.Chtimes(silent, since, since); err != nil {
+		t.Fatal(err)
+	}
+	if stdout, err := status(); err == nil || code(stdout) != 50 {
+		t.Errorf("after the grace time: %v %s", err, stdout)
+	}
+	if err := os.Chtimes(a.socket, time.Now(), time.Now()); err != nil { // it was up meanwhile, unasked
+		t.Fatal(err)
+	}
+	if stdout, err := status(); err != nil {
+		t.Errorf("after another start: %v %s", err, stdout)
+	}
+	if err := os.Remove(a.socket); err != nil {
+		t.Fatal(err)
+	}
+	a.listen(t)
+	if stdout, err := status(); err != nil {
+		t.Error(err, stdout)
+	}
+	if _, err := os.Stat(silent); err == nil {
+		t.Error("an answer does not end the silence")
 	}
 }
 

@@ -8,18 +8,18 @@ import (
 	current "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/version"
 
-	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
+	"github.com/clearway/clearway/proto/plain"
 )
 
 // toResult is the agent's answer as an IPAM plugin gives it: addresses and routes, no interfaces.
-func toResult(answer *clearwayv1.AddResponse) (*current.Result, error) {
+func toResult(answer *plain.AddResponse) (*current.Result, error) {
 	result := &current.Result{}
-	for _, one := range answer.GetAddresses() {
-		address, err := types.ParseCIDR(one.GetAddress())
+	for _, one := range answer.Addresses {
+		address, err := types.ParseCIDR(one.Address)
 		if err != nil {
-			return nil, misunderstood("address", one.GetAddress())
+			return nil, misunderstood("address", one.Address)
 		}
-		gateway, err := parseGateway(one.GetGateway())
+		gateway, err := parseGateway(one.Gateway)
 		if err != nil {
 			return nil, err
 		}
@@ -28,12 +28,12 @@ func toResult(answer *clearwayv1.AddResponse) (*current.Result, error) {
 	if len(result.IPs) == 0 {
 		return nil, misunderstood("list of addresses", "")
 	}
-	for _, one := range answer.GetRoutes() {
-		_, destination, err := net.ParseCIDR(one.GetDestination())
+	for _, one := range answer.Routes {
+		_, destination, err := net.ParseCIDR(one.Destination)
 		if err != nil {
-			return nil, misunderstood("route", one.GetDestination())
+			return nil, misunderstood("route", one.Destination)
 		}
-		gateway, err := parseGateway(one.GetGateway())
+		gateway, err := parseGateway(one.Gateway)
 		if err != nil {
 			return nil, err
 		}

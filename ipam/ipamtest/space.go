@@ -49,10 +49,32 @@ func (s *Space) Carve(length int) (netip.Prefix, bool) {
 	return carved, true
 }
 
+// CarveFrom is Carve out of parts: the holes are those of each part by itself.
+func (s *Space) CarveFrom(parts []netip.Prefix, length int) (netip.Prefix, bool) {
+	best := netip.Prefix{}
+	for _, part := range parts {
+		for _, hole := range s.holesIn(part) {
+			better := !best.IsValid() || hole.Bits() > best.Bits() || hole.Bits() == best.Bits() && hole.Addr().Less(best.Addr())
+			if hole.Bits() <= length && better {
+				best = hole
+			}
+		}
+	}
+	if !best.IsValid() {
+		return netip.Prefix{}, false
+	}
+	carved := netip.PrefixFrom(best.Addr(), length)
+	s.Taken = append(s.Taken, carved)
+	return carved, true
+}
+
 // FreeBlocks counts the prefixes of a length that are still free.
-func (s *Space) FreeBlocks(length int) *big.Int {
+func (s *Space) FreeBlocks(length int) *big.Int { return s.FreeIn(s.Prefix, length) }
+
+// FreeIn counts those within a part.
+func (s *Space) FreeIn(part netip.Prefix, length int) *big.Int {
 	sum := new(big.Int)
-	for _, hole := range s.Holes() {
+	for _, hole := range s.holesIn(part) {
 		if hole.Bits() <= length {
 			sum.Add(sum, new(big.Int).Lsh(big.NewInt(1), uint(length-hole.Bits())))
 		}

@@ -42,8 +42,15 @@ func (n *Node) add(ctx context.Context, r request) (*assignment, error) {
 		return nil, err
 	}
 	defer n.book.end(e)
-	if held := n.book.heldBy(r.key); held != nil {
+	if n.book.buried(r) {
+		return nil, errDeleted
+	}
+	if held := n.book.heldAgain(r.key); held != nil {
 		return held, nil
+	}
+	if answered := n.book.ask(r); answered != nil {
+		defer answered()
+		n.lookDue.wake()
 	}
 	taken, err := n.reserve(ctx, r, e)
 	if err != nil {
@@ -78,23 +85,49 @@ func (n *Node) await(ctx context.Context) error {
 
 // reserve waits until every family has an address, or until it is clear that none will.
 func (n *Node) reserve(ctx context.Context, r request, e *entry) ([]held, error) {
-	again := time.NewTicker(lookAgain)
-	defer again.Stop()
+	var told string // why ipamd gives no floating address yet
+	var done func()
+	defer func() {
+		if done != nil {
+			done()
+		}
+	}()
 	for {
 		if errors.Is(context.Cause(ctx), context.Canceled) {
 			return nil, errDeleted // its caller has gone; a DEL follows, or did already
 		}
 		taken, short, err := n.book.reserve(r)
 		if err != nil || short == nil {
-			n.claims.wake() // a block may be due, before the last address is gone
-			return taken, err
+			if err != nil || n.book.runsLow(taken) {
+				n.claims.wake() // a block may be due, before the last address is gone
+			}
+			return taken, n.explain(err)
 		}
 		if short.claim {
 			n.claims.wake()
 		}
+		if short.quota {
+			n.quotaDue.wake()
+		}
+		if short.floating != nil {
+			if done == nil {
+				done = n.askFloating(short.floating.holder)
+			}
+			pending, err := n.claimFloating(ctx, r, short.floating)
+			switch {
+			case err != nil:
+				return nil, err
+			case pending == nil:
+				continue // it is there
+			}
+			if ctx.Err() == nil {
+				told = pending.Error() // else it says no more than that the time is over
+			}
+			short.text += ": " + told
+		}
 		select {
 		case <-short.changed:
-		case <-again.C:
+		case <-time.After(lookAgain):
 		case <-e.deleted:
 			return nil, errDeleted
 		case <-ctx.Done():
@@ -105,12 +138,15 @@ func (n *Node) reserve(ctx context.Context, r request, e *entry) ([]held, error)
 
 // confirm makes a reservation durable, or undoes it.
 func (n *Node) confirm(ctx context.Context, r request, e *entry, taken []held) (*assignment, error) {
-	record := assignRecord{key: r.key, Pod: r.pod, Addrs: taken, Time: n.now()}
+	record := assignRecord{key: r.key, Pod: r.pod, Addrs: taken, Time: n.now(), Netns: r.netns, Owner: r.owner, Quotas: taken[0].quotas}
 	if _, err := n.write(ctx, record); err != nil {
 		if !errors.Is(err, journal.ErrPoisoned) { // else it may be on disk: then nobody else may have them
 			n.book.undo(taken)
 		}
 		return nil, err
+	}
+	if slices.ContainsFunc(taken, func(h held) bool { return h.Block.IsSingleIP() }) {
+		n.stateDue.wake() // a floating address is advertised from now on
 	}
 	held := n.book.heldBy(r.key)
 	if held == nil {
@@ -141,6 +177,7 @@ func (n *Node) del(ctx context.Context, k key, uid string) error {
 	if cause := n.journal.Cause(); cause != nil {
 		return &cniError{code: cniIO, msg: "the journal cannot be written", err: cause}
 	}
+	n.book.bury(k)
 	e, err := n.book.begin(ctx, k, true)
 	if err != nil {
 		return err
@@ -232,7 +269,7 @@ func (n *Node) replayOf(ctx context.Context, k key) error {
 		return nil
 	}
 	through := n.book.number()
-	entry, found, err := spool.Find(n.options.SpoolDir, k.proto())
+	entry, found, err := spool.Find(n.options.SpoolDir, spool.Attachment{Network: k.Network, ContainerID: k.Container, Ifname: k.Ifname})
 	if err != nil || !found {
 		return err
 	}
@@ -242,7 +279,7 @@ func (n *Node) replayOf(ctx context.Context, k key) error {
 	}
 	defer n.book.end(e)
 	held := n.book.heldBy(k)
-	if held != nil && held.number <= through && held.isOf(entry.Request.GetPod().GetUid()) {
+	if held != nil && held.number <= through && held.isOf(entry.Request.PodUID()) {
 		if err := n.release(ctx, held); err != nil {
 			return err
 		}
@@ -260,8 +297,9 @@ func (n *Node) replaySpool(ctx context.Context) error {
 	entries, err := spool.Read(n.options.SpoolDir)
 	faults := []error{err}
 	for _, entry := range entries {
-		k := keyOf(entry.Request.GetAttachment())
-		done, err := n.delOld(ctx, k, entry.Request.GetPod().GetUid(), through)
+		from := entry.Request.Attachment
+		k := key{Network: from.Network, Container: from.ContainerID, Ifname: from.Ifname}
+		done, err := n.delOld(ctx, k, entry.Request.PodUID(), through)
 		if done && err == nil {
 			err = spool.Remove(entry)
 			n.log.Info("replayed a DEL that came while the agent was down", "attachment", k)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/clearway/clearway/ipam/cidr"
+	"github.com/clearway/clearway/ipam/proof"
 	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
 )
 
@@ -31,16 +32,26 @@ func (s addressServer) Add(ctx context.Context, in *clearwayv1.AddRequest) (*cle
 }
 
 func (s addressServer) answerAdd(ctx context.Context, in *clearwayv1.AddRequest) (*clearwayv1.AddResponse, error) {
+	knowNamespace(in, s.snapshot())
 	r, err := parseAdd(in)
 	if err != nil {
 		return nil, err
 	}
 	r.began = s.now()
+	r.netns = s.identify(in.GetNetns())
 	held, err := s.add(ctx, r)
 	if err != nil {
 		return nil, err
 	}
 	return s.book.answer(held)
+}
+
+// identify finds the network namespace that an ADD names.
+func (n *Node) identify(path string) proof.Namespace {
+	if path == "" || n.options.Namespaces == nil {
+		return proof.Namespace{Path: path}
+	}
+	return n.options.Namespaces.Identify(path)
 }
 
 // Del implements AddressService.
@@ -63,7 +74,7 @@ func (s addressServer) Check(_ context.Context, in *clearwayv1.CheckRequest) (*c
 	if err != nil {
 		return nil, statusOf(err)
 	}
-	addresses, err := parseAddresses(in.GetAddresses())
+	addresses, err := parseAddresses("addresses", in.GetAddresses())
 	if err != nil {
 		return nil, statusOf(err)
 	}
@@ -79,7 +90,7 @@ func (s addressServer) Status(_ context.Context, in *clearwayv1.StatusRequest) (
 		return nil, statusOf(err)
 	}
 	if err := s.able(in.GetPools()); err != nil {
-		return nil, statusOf(err)
+		return nil, statusOf(s.book.limited(err))
 	}
 	return &clearwayv1.StatusResponse{}, nil
 }
@@ -108,8 +119,8 @@ func (n *Node) able(pools []string) error {
 	return n.book.able(pools)
 }
 
-// answer puts an assignment into the words of the API: the address with its pool's prefix length, the pool's gateway,
-// and a default route of each family by it. An assignment adopted from the mirror takes these from the pool of now.
+// answer puts an assignment into the words of the API: the address with its pool's prefix length, the pool's gateway
+// (of a Rigid pool the block's), and a default route of each family by it. An assignment adopted from the mirror takes these from the pool of now.
 func (b *book) answer(a *assignment) (*clearwayv1.AddResponse, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -120,7 +131,13 @@ func (b *book) answer(a *assignment) (*clearwayv1.AddResponse, error) {
 			if !ok {
 				return nil, refuse(cniTryLater, "attachment %s holds %s of pool %q, which is not known now", a.key, h.Addr, h.Pool)
 			}
-			h.Bits, h.Gateway = p.CIDR.Bits(), p.Gateway
+			if o := b.blockOf(h.Addr); o != nil {
+				h.Block = o.CIDR
+			}
+			if p.Rigid && !h.Block.IsValid() {
+				return nil, refuse(cniTryLater, "attachment %s holds %s, which is in no block of this node any more", a.key, h.Addr)
+			}
+			h.Bits, h.Gateway = p.Link(h.Block)
 		}
 		gateway := h.Gateway.String()
 		answer.Addresses = append(answer.Addresses, &clearwayv1.AddressConfig{
@@ -151,23 +168,30 @@ func parseAdd(in *clearwayv1.AddRequest) (request, error) {
 	if err := checkPools(in.GetPools()); err != nil {
 		return request{}, err
 	}
-	static, err := parseAddresses(in.GetAddresses())
+	if n := len(in.GetNetns()); n > maxNetns {
+		return request{}, refuse(cniBadEnvironment, "netns: %.64q... has %d bytes, at most %d are taken", in.GetNetns(), n, maxNetns)
+	}
+	query, err := wishes(in)
 	if err != nil {
 		return request{}, err
 	}
-	if len(static) == 2 && static[0].Is4() == static[1].Is4() {
-		return request{}, refuse(cniBadConfig, "addresses: %s and %s are of one family; ask for one of each at most", static[0], static[1])
+	static, err := wantedAddresses(in)
+	if err != nil {
+		return request{}, err
 	}
-	if len(static) > 2 {
-		return request{}, refuse(cniBadConfig, "addresses: %d were asked for; ask for one of each family at most", len(static))
+	owner, err := wantedOwner(in)
+	if err != nil {
+		return request{}, err
 	}
-	return request{key: k, pod: podOf(in.GetPod()), pools: in.GetPools(), static: static}, nil
+	return request{
+		key: k, pod: podOf(in.GetPod()), query: query, static: static, started: time.Duration(in.GetStarted()), owner: owner,
+	}, nil
 }
 
 // parseAddresses takes addresses with or without a prefix length, as prevResult and capability ips have them.
-func parseAddresses(texts []string) ([]netip.Addr, error) {
+func parseAddresses(where string, texts []string) ([]netip.Addr, error) {
 	if len(texts) > maxAddresses {
-		return nil, refuse(cniBadConfig, "addresses: there are %d, at most %d are taken", len(texts), maxAddresses)
+		return nil, refuse(cniBadConfig, "%s: there are %d, at most %d are taken", where, len(texts), maxAddresses)
 	}
 	addresses := make([]netip.Addr, 0, len(texts))
 	for _, text := range texts {
@@ -177,7 +201,7 @@ func parseAddresses(texts []string) ([]netip.Addr, error) {
 			addr, err = cidr.ParseAddress(text)
 		}
 		if err != nil {
-			return nil, refuse(cniBadConfig, "addresses: %.64q must be an address, as 10.244.0.7 or 10.244.0.7/16", text)
+			return nil, refuse(cniBadConfig, "%s: %.64q must be an address, as 10.244.0.7 or 10.244.0.7/16", where, text)
 		}
 		addresses = append(addresses, addr)
 	}

@@ -9,9 +9,9 @@ import (
 
 // same tells whether two records say the same of a block.
 func (r blockRecord) same(other blockRecord) bool {
-	claimed := r.Claimed.Equal(other.Claimed)
-	other.Claimed = r.Claimed
-	return claimed && r == other
+	times := r.Claimed.Equal(other.Claimed) && r.RestUntil.Equal(other.RestUntil)
+	other.Claimed, other.RestUntil = r.Claimed, r.RestUntil
+	return times && r == other
 }
 
 // record is what the journal has of a block.
@@ -37,7 +37,8 @@ func (b *book) missing(listed []*clearwayv1.BlockSpec, revision int64) []netip.P
 	var missing []netip.Prefix
 	for _, o := range b.blocks {
 		named := slices.ContainsFunc(listed, func(spec *clearwayv1.BlockSpec) bool { return spec.GetCidr() == o.CIDR.String() })
-		if !named && o.returning == nil && o.Generation <= revision {
+		_, since := clearwayv1.SplitGeneration(o.Generation)
+		if !named && o.returning == nil && since <= revision {
 			missing = append(missing, o.CIDR)
 		}
 	}

@@ -67,10 +67,20 @@ func (b *book) applyLocked(number uint64, r record) {
 		b.applyAssign(number, r)
 	case releaseRecord:
 		b.applyRelease(number, r)
+	case callRecord:
+		b.applyCall(r)
+	case splitRecord:
+		b.applySplit(number, r)
+	case allowanceRecord:
+		b.quotas.set(r)
+		b.wakeLocked()
+	case storeRecord:
+		b.incarnation = r.Incarnation
 	case restRecord:
 		for _, rest := range r.Rests {
 			if o := b.blockOf(rest.Addr); o != nil {
-				o.Rest(rest.Addr, b.clamp(rest.Until), "")
+				o.Rest(rest.Addr, b.clamp(rest.Until), rest.Owner)
+				b.sticky.keep(b, rest.Owner, rest.Addr)
 			}
 		}
 	}
@@ -90,7 +100,7 @@ func (b *book) applyBoot(number uint64, r bootRecord) {
 	}
 	for _, o := range b.blocks {
 		o.blockRecord.Sealed = false
-		o.Seal(o.returning != nil)
+		o.reseal()
 	}
 	b.changes.reset(number) // so many releases that the mirror had better be told the whole
 }
@@ -104,7 +114,7 @@ func (b *book) applyBlock(r blockRecord) {
 		b.addBlock(r)
 	case r.Generation >= o.Generation: // else an answer that was overtaken
 		o.blockRecord = r
-		o.Seal(r.Sealed || o.returning != nil)
+		o.reseal()
 	}
 	b.wakeLocked()
 }
@@ -115,15 +125,35 @@ func (b *book) addBlock(r blockRecord) {
 		b.log.Error("block in the journal cannot be used", "block", r.CIDR, "error", err)
 		return
 	}
-	o := &ownBlock{Block: addresses, blockRecord: r, freeSince: b.now()}
-	o.Exclude(b.settings.excluded(r.Pool, r.CIDR))
+	o := &ownBlock{Block: addresses, blockRecord: r, since: b.now(), freeSince: b.now()}
+	o.Exclude(b.settings.excluded(r.Pool, r.CIDR, b.now()))
 	for addr := range b.holders { // held since before it was lost and came back
 		if o.CIDR.Contains(addr) && o.Restore(addr) == nil {
 			o.freeSince = time.Time{}
 		}
 	}
-	o.Seal(r.Sealed)
-	i, _ := slices.BinarySearchFunc(b.blocks, r.CIDR.Addr(), func(o *ownBlock, a netip.Addr) int { return o.CIDR.Addr().Compare(a) })
+	o.restAll(b.clamp(r.RestUntil), b.now())
+	o.draining = b.settings.drains(r.Pool, r.CIDR)
+	o.reseal()
+	if o.draining || o.floats() {
+		b.emptied.wake()
+	}
+	b.insert(o)
+}
+
+// restAll puts all addresses to rest that are not assigned: the owner before had them.
+func (o *ownBlock) restAll(until, now time.Time) {
+	if !until.After(now) {
+		return
+	}
+	for addr := o.CIDR.Addr(); o.CIDR.Contains(addr); addr = addr.Next() {
+		o.Rest(addr, until, "")
+	}
+}
+
+// insert puts a block in its place by address.
+func (b *book) insert(o *ownBlock) {
+	i, _ := slices.BinarySearchFunc(b.blocks, o.CIDR.Addr(), func(o *ownBlock, a netip.Addr) int { return o.CIDR.Addr().Compare(a) })
 	b.blocks = slices.Insert(b.blocks, i, o)
 }
 
@@ -137,7 +167,67 @@ func (b *book) applyBlockGone(r blockGoneRecord) {
 func (b *book) applyReturn(r returnRecord) {
 	if o := b.findBlock(r.CIDR); o != nil {
 		o.returning, o.returnDurable = &r, true
-		o.Seal(true)
+		o.reseal()
+	}
+}
+
+func (b *book) applyCall(r callRecord) {
+	o := b.findBlock(r.CIDR)
+	if o == nil {
+		return
+	}
+	o.call, o.callDurable = &r, true
+	if r.ID == "" {
+		o.call, o.callDurable = nil, false
+		b.emptied.wake()
+	}
+	o.reseal()
+	b.wakeLocked()
+}
+
+// applySplit puts blocks in the place of one. All that is known of their addresses goes on, also what is reserved by an
+// ADD under way. The mirror is told the new block of each assignment.
+func (b *book) applySplit(number uint64, r splitRecord) {
+	whole := b.findBlock(r.CIDR)
+	if whole == nil {
+		return // it was done before
+	}
+	b.blocks = slices.DeleteFunc(b.blocks, func(o *ownBlock) bool { return o == whole })
+	for _, part := range r.Parts {
+		addresses, err := whole.Part(part.CIDR)
+		if err != nil || b.overlaps(part.CIDR) != nil {
+			b.log.Error("part of a split block cannot be used", "block", r.CIDR, "part", part.CIDR, "error", err)
+			continue
+		}
+		o := &ownBlock{Block: addresses, blockRecord: part, since: b.now(), freeSince: whole.freeSince}
+		b.noteFree(o)
+		o.draining = b.settings.drains(o.Pool, o.CIDR)
+		o.reseal()
+		b.insert(o)
+	}
+	b.moveAssignments(number, r.CIDR)
+	b.pool(whole.Pool).heldOff = b.now().Add(calledBackPause)
+	b.wakeLocked()
+}
+
+// moveAssignments brings the blocks that assignments name in line with a split.
+func (b *book) moveAssignments(number uint64, from netip.Prefix) {
+	for _, e := range b.entries {
+		if e.held == nil || !slices.ContainsFunc(e.held.addrs, func(h held) bool { return h.Block == from }) {
+			continue
+		}
+		moved := *e.held
+		moved.addrs = slices.Clone(moved.addrs)
+		for i, h := range moved.addrs {
+			if o := b.blockOf(h.Addr); h.Block == from && o != nil {
+				moved.addrs[i].Block = o.CIDR
+			}
+			if b.holders[h.Addr] == e.held {
+				b.holders[h.Addr] = &moved
+			}
+		}
+		e.held = &moved
+		b.changes.add(change{number: number, assigned: &moved})
 	}
 }
 
@@ -145,7 +235,7 @@ func (b *book) applyAssign(number uint64, r assignRecord) {
 	if r.Number == 0 {
 		r.Number = number
 	}
-	a := &assignment{key: r.key, pod: r.Pod, addrs: durable(r.Addrs), time: r.Time, number: r.Number}
+	a := &assignment{key: r.key, pod: r.Pod, addrs: b.durable(r.Addrs), time: r.Time, number: r.Number, netns: r.Netns, owner: r.Owner, quotas: r.Quotas}
 	for _, h := range r.Addrs {
 		if other := b.holders[h.Addr]; other != nil && other.key != r.key {
 			b.log.Error("journal gives one address to two attachments; the first keeps it",
@@ -154,23 +244,36 @@ func (b *book) applyAssign(number uint64, r assignRecord) {
 		}
 	}
 	for _, h := range r.Addrs {
+		if !h.rested.IsZero() && h.owner == "" {
+			b.pool(h.Pool).cutShort++
+		}
 		b.take(h.Addr, r.key)
 		b.holders[h.Addr] = a
+		b.uncharge(h.Addr)
+		b.countQuotas(a, h, 1)
 	}
 	e := b.entries[r.key]
 	if e == nil {
 		e = &entry{key: r.key}
 		b.entries[r.key] = e
 	}
+	if e.held != nil {
+		count(b.pods, e.held.podKey(), -1)
+	}
 	e.held = a
+	count(b.pods, a.podKey(), 1)
 	b.changes.add(change{number: number, assigned: a})
 }
 
-// durable is what the journal has of addresses: without what only their reservation knew.
-func durable(addrs []held) []held {
+// durable is what the journal has of addresses: without what only their reservation knew, and in the block of now,
+// which may have been split since.
+func (b *book) durable(addrs []held) []held {
 	kept := slices.Clone(addrs)
 	for i := range kept {
-		kept[i].rested = time.Time{}
+		kept[i].rested, kept[i].owner, kept[i].quotas = time.Time{}, "", nil
+		if o := b.blockOf(kept[i].Addr); o != nil {
+			kept[i].Block = o.CIDR
+		}
 	}
 	return kept
 }
@@ -205,13 +308,19 @@ func (b *book) applyRelease(number uint64, r releaseRecord) {
 
 // free takes the addresses from their holder and puts them to rest.
 func (b *book) free(a *assignment, until time.Time) {
+	count(b.pods, a.podKey(), -1)
+	owner := a.holder().String()
 	for _, h := range a.addrs {
 		if b.holders[h.Addr] != a {
 			continue
 		}
 		delete(b.holders, h.Addr)
+		b.countQuotas(a, h, -1)
 		if o := b.blockOf(h.Addr); o != nil {
-			o.Release(h.Addr, until, "")
+			o.Release(h.Addr, until, owner)
+			if !o.floats() {
+				b.sticky.keep(b, owner, h.Addr)
+			}
 			b.noteFree(o)
 		}
 	}
@@ -221,6 +330,9 @@ func (b *book) free(a *assignment, until time.Time) {
 func (b *book) noteFree(o *ownBlock) {
 	if o.Count(b.now()).Assigned == 0 && o.freeSince.IsZero() {
 		o.freeSince = b.now()
+		if o.draining || o.floats() {
+			b.emptied.wake()
+		}
 	}
 }
 
@@ -253,6 +365,12 @@ func (b *book) snapshotLocked() []record {
 	if b.bootID != "" {
 		records = append(records, bootRecord{BootID: b.bootID, Time: b.now()})
 	}
+	if b.incarnation != "" {
+		records = append(records, storeRecord{b.incarnation})
+	}
+	for _, r := range b.quotas.allowances {
+		records = append(records, r)
+	}
 	for name, p := range b.pools {
 		if p.claimKey != "" {
 			records = append(records, claimRecord{Pool: name, RequestKey: p.claimKey})
@@ -260,6 +378,9 @@ func (b *book) snapshotLocked() []record {
 	}
 	for _, o := range b.blocks {
 		records = append(records, o.blockRecord)
+		if o.callDurable {
+			records = append(records, *o.call)
+		}
 		if o.returnDurable {
 			records = append(records, *o.returning)
 		}
@@ -267,7 +388,7 @@ func (b *book) snapshotLocked() []record {
 	}
 	for _, e := range b.entries {
 		if a := e.held; a != nil {
-			records = append(records, assignRecord{key: a.key, Pod: a.pod, Addrs: a.addrs, Time: a.time, Number: a.number})
+			records = append(records, assignRecord{key: a.key, Pod: a.pod, Addrs: a.addrs, Time: a.time, Number: a.number, Netns: a.netns, Owner: a.owner, Quotas: a.quotas})
 		}
 	}
 	return records
@@ -278,8 +399,8 @@ const restsPerRecord = 1000
 
 func (o *ownBlock) restRecords(now time.Time) []record {
 	var rests []restingAddress
-	o.Resting(now, func(addr netip.Addr, until time.Time, _ string) {
-		rests = append(rests, restingAddress{addr, until})
+	o.Resting(now, func(addr netip.Addr, until time.Time, owner string) {
+		rests = append(rests, restingAddress{addr, until, owner})
 	})
 	var records []record
 	for part := range slices.Chunk(rests, restsPerRecord) {
@@ -300,7 +421,7 @@ func (b *book) sealedRecords(bootID string) []record {
 	}
 	for _, e := range b.entries {
 		if a := e.held; a != nil {
-			records = append(records, assignRecord{key: a.key, Pod: a.pod, Addrs: a.addrs, Time: a.time})
+			records = append(records, assignRecord{key: a.key, Pod: a.pod, Addrs: a.addrs, Time: a.time, Netns: a.netns, Owner: a.owner, Quotas: a.quotas})
 		}
 	}
 	return records

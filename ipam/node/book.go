@@ -11,6 +11,8 @@ import (
 
 	"github.com/clearway/clearway/ipam/block"
 	"github.com/clearway/clearway/ipam/cidr"
+	"github.com/clearway/clearway/ipam/pool"
+	"github.com/clearway/clearway/ipam/proof"
 	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
@@ -26,6 +28,9 @@ type book struct {
 
 	settings *settings // nil: none known yet
 	bootID   string
+	// incarnation is the store's that the blocks are of; empty: none, or of before it was journalled.
+	incarnation string
+
 	last     uint64      // number of the last record applied
 	blocks   []*ownBlock // in ascending order of address; no two overlap
 	entries  map[key]*entry
@@ -34,8 +39,21 @@ type book struct {
 	pools    map[string]*poolState
 	changes  changeLog
 	changed  chan struct{} // closed and made anew whenever an ADD that waits should look again
+	emptied  waker         // a draining block may hold no address any more
 
-	offlineSince time.Time // zero: ipamd answers
+	// pods is how many attachments hold something, by the Pod's interface, and asking how many ADDs are under way that
+	// found one.
+	pods, asking map[podKey]int
+	tombstones   tombstones
+	floating     floatings
+	sticky       stickies
+	quotas       quotas
+	adopted      bool // what ipamd knows of the node's blocks was taken over since the start
+
+	reservedUntil time.Time // when the first of the reservations in force ends; zero: none does
+	offlineSince  time.Time // zero: ipamd answers
+	unableSince   time.Time // since when no pool has been for this node; zero: one is, or nobody has asked
+	onlineSince   time.Time // of use while it does
 }
 
 // ownBlock is a block the node owns.
@@ -46,8 +64,28 @@ type ownBlock struct {
 	returning *returnRecord
 	// returnDurable: the journal has returning.
 	returnDurable bool
+	// draining: its pool, or its part of it, is being emptied: it gives no address, and goes back when it holds none.
+	draining bool
+	// call is the part that is called back, sealed; nil: none is. callDurable: the journal has it.
+	call        *callRecord
+	callDurable bool
+	// since is when the block came into the book.
+	since time.Time
 	// freeSince is since when no address of it is assigned; zero: one is.
 	freeSince time.Time
+}
+
+// floats tells whether the block is an address of a Floating pool.
+func (o *ownBlock) floats() bool { return o.Floating != holder{} }
+
+// reseal brings what gives addresses in line with what is known of the block.
+func (o *ownBlock) reseal() {
+	o.Seal(o.blockRecord.Sealed || o.Withdrawing || o.returning != nil || o.draining)
+	part := netip.Prefix{}
+	if o.call != nil {
+		part = o.call.Part
+	}
+	o.SealPart(part)
 }
 
 // assignment is what one attachment holds. It is never changed once made.
@@ -57,6 +95,9 @@ type assignment struct {
 	addrs  []held
 	time   time.Time
 	number uint64 // of the record that made it: its generation
+	netns  proof.Namespace
+	owner  string // empty: the Pod's own name
+	quotas []string
 }
 
 // isOf tells whether the Pod of a UID may hold it. Runtimes do not always tell the UID.
@@ -66,6 +107,7 @@ func (a *assignment) isOf(uid string) bool { return uid == "" || a.pod.UID == ""
 type entry struct {
 	key  key
 	held *assignment // nil: nothing
+	told uint64      // how often an ADD was answered with held after the one that made it
 	// busy is closed when whoever works on the entry is done; nil: nobody does. deleted is of the same time, and is
 	// closed by a DEL that came in it.
 	busy, deleted chan struct{}
@@ -75,7 +117,7 @@ func newBook(log *slog.Logger, now func() time.Time) *book {
 	return &book{
 		log: log, now: now, entries: map[key]*entry{}, holders: map[netip.Addr]*assignment{},
 		reserved: map[netip.Addr]key{}, pools: map[string]*poolState{}, changed: make(chan struct{}),
-		offlineSince: now(),
+		emptied: newWaker(), floating: newFloatings(), sticky: stickies{}, quotas: newQuotas(), pods: map[podKey]int{}, asking: map[podKey]int{}, offlineSince: now(),
 	}
 }
 
@@ -151,6 +193,18 @@ func (b *book) heldBy(k key) *assignment {
 	return nil
 }
 
+// heldAgain is heldBy for an ADD that is answered with it.
+func (b *book) heldAgain(k key) *assignment {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	e := b.entries[k]
+	if e == nil || e.held == nil {
+		return nil
+	}
+	e.told++
+	return e.held
+}
+
 // wakeLocked lets every waiting ADD look again.
 func (b *book) wakeLocked() {
 	close(b.changed)
@@ -163,8 +217,13 @@ func (b *book) configure(s *settings) {
 	defer b.mu.Unlock()
 	b.settings = s
 	for _, o := range b.blocks {
-		o.Exclude(s.excluded(o.Pool, o.CIDR))
+		o.Exclude(s.excluded(o.Pool, o.CIDR, b.now()))
+		o.draining = s.drains(o.Pool, o.CIDR)
+		o.reseal()
 	}
+	_, b.reservedUntil = pool.Reserved(s.reserved, b.now())
+	b.recount()
+	b.emptied.wake()
 	b.wakeLocked()
 }
 
@@ -174,6 +233,9 @@ func (b *book) setOnline(online bool) {
 	defer b.mu.Unlock()
 	switch {
 	case online:
+		if !b.offlineSince.IsZero() {
+			b.onlineSince = b.now()
+		}
 		b.offlineSince = time.Time{}
 	case b.offlineSince.IsZero():
 		b.offlineSince = b.now()
@@ -216,7 +278,25 @@ func (b *book) advertised() []netip.Prefix {
 	defer b.mu.Unlock()
 	prefixes := []netip.Prefix{}
 	for _, o := range b.blocks {
-		if !o.returnDurable {
+		switch {
+		case o.returnDurable, o.floats() && !o.Assigned(o.CIDR.Addr()): // nobody is at the other end
+		case !o.Withdrawing:
+			prefixes = append(prefixes, o.CIDR)
+		case o.Parent.IsValid():
+			prefixes = append(prefixes, o.Parent)
+		}
+	}
+	slices.SortFunc(prefixes, netip.Prefix.Compare)
+	return slices.Compact(prefixes)
+}
+
+// subnets are the blocks that a bridge has for its own subnet: those of Rigid pools.
+func (b *book) subnets() []netip.Prefix {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var prefixes []netip.Prefix
+	for _, o := range b.blocks {
+		if p, _ := b.settings.pool(o.Pool); p.Rigid {
 			prefixes = append(prefixes, o.CIDR)
 		}
 	}
@@ -235,6 +315,12 @@ func (b *book) heldBlocks() (blocks []*clearwayv1.BlockSpec, number uint64) {
 
 // assignments are all that is durably held, in the order of their numbers, and the number they are of.
 func (b *book) assignments() ([]*assignment, uint64) {
+	all, last := b.heldNow()
+	slices.SortFunc(all, func(x, y *assignment) int { return cmp.Compare(x.number, y.number) })
+	return all, last
+}
+
+func (b *book) heldNow() ([]*assignment, uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	all := make([]*assignment, 0, len(b.entries))
@@ -243,7 +329,6 @@ func (b *book) assignments() ([]*assignment, uint64) {
 			all = append(all, e.held)
 		}
 	}
-	slices.SortFunc(all, func(x, y *assignment) int { return cmp.Compare(x.number, y.number) })
 	return all, b.last
 }
 
@@ -288,10 +373,16 @@ func parseBlock(spec *clearwayv1.BlockSpec) (blockRecord, error) {
 	}
 	r := blockRecord{
 		CIDR: prefix, Pool: spec.GetPool(), Generation: spec.GetGeneration(), NodeUID: spec.GetNodeUid(),
-		RequestKey: spec.GetRequestKey(),
+		RequestKey: spec.GetRequestKey(), Floating: holderOf(spec.GetFloating()),
 	}
 	if t := spec.GetClaimedTime(); t != nil {
 		r.Claimed = t.AsTime()
+	}
+	switch t := spec.GetFreeTime(); {
+	case spec.GetState() == clearwayv1.BlockState_BLOCK_STATE_WITHDRAWING:
+		r.Withdrawing = true
+	case t != nil:
+		r.RestUntil = t.AsTime()
 	}
 	return r, nil
 }
@@ -299,7 +390,10 @@ func parseBlock(spec *clearwayv1.BlockSpec) (blockRecord, error) {
 func (o *ownBlock) spec() *clearwayv1.BlockSpec {
 	spec := &clearwayv1.BlockSpec{
 		Cidr: o.CIDR.String(), Pool: o.Pool, NodeUid: o.NodeUID, State: clearwayv1.BlockState_BLOCK_STATE_OWNED,
-		Generation: o.Generation, RequestKey: o.RequestKey,
+		Generation: o.Generation, RequestKey: o.RequestKey, Floating: o.Floating.proto(),
+	}
+	if o.Withdrawing || o.returnDurable {
+		spec.State = clearwayv1.BlockState_BLOCK_STATE_WITHDRAWING
 	}
 	if !o.Claimed.IsZero() {
 		spec.ClaimedTime = timestamppb.New(o.Claimed)

@@ -181,16 +181,60 @@ func TestOneHolderRecoveryIsWhatMemoryWas(t *testing.T) {
 	})
 }
 
-// TestMirrorPieces: applying the pieces in order to an empty copy gives what is held, wherever they are cut.
+// TestCooledAfterAClockWasSet: a rest ends by the clock since boot while the agent runs. After a restart only the wall's
+// time is known: set back by hours, it makes no address rest longer than the cooldown from then on.
+func TestCooledAfterAClockWasSet(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		now := time.Unix(1_700_000_000, 0).UTC()
+		clock := func() time.Time { return now }
+		b, p := newBook(slog.New(slog.DiscardHandler), clock), &paper{}
+		b.configure(testSettings(rt))
+		p.write(rt, b, bootRecord{BootID: "b0", Time: now})
+		p.write(rt, b, blockRecord{CIDR: netip.MustParsePrefix("10.0.0.0/29"), Pool: "p", Generation: 1})
+		for i := range rapid.IntRange(1, 4).Draw(rt, "pods") {
+			k := key{Container: fmt.Sprint(i)}
+			taken, _, err := b.reserve(request{key: k, began: now})
+			if err != nil || taken == nil {
+				rt.Fatalf("%v, %v", taken, err)
+			}
+			p.write(rt, b, assignRecord{key: k, Addrs: taken, Time: now})
+			p.write(rt, b, releaseRecord{key: k, Number: b.heldBy(k).number, Time: now, Until: now.Add(130 * time.Second)})
+		}
+		if rapid.Bool().Draw(rt, "compact") {
+			p.compact(b)
+		}
+		now = now.Add(time.Duration(rapid.IntRange(-36000, 36000).Draw(rt, "seconds")) * time.Second)
+		for _, o := range p.reopen(rt, clock).blocks {
+			o.Resting(now, func(addr netip.Addr, until time.Time, _ string) {
+				if rest := until.Sub(now); rest > 130*time.Second {
+					rt.Fatalf("%s rests for %s", addr, rest)
+				}
+			})
+		}
+	})
+}
+
+// TestMirrorPieces: applying the pieces in order to an empty copy gives what is held, wherever they are cut, and each
+// tenure that is over is told once: by the release of what the copy has, or by itself.
 func TestMirrorPieces(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		b, p := newBook(slog.New(slog.DiscardHandler), time.Now), &paper{}
 		copied := map[string]int64{}
+		over, told := map[string]int{}, map[string]int{}
+		tenure := func(address string, number int64) string { return fmt.Sprint(address, " ", number) }
 		after := uint64(0)
 		sync := func() {
 			piece, ok := b.mirrorPiece(after)
 			if !ok {
 				rt.Fatal("no piece")
+			}
+			for _, one := range piece.GetEnded() {
+				told[tenure(one.GetAssignment().GetAddress(), one.GetAssignment().GetJournalNumber())]++
+			}
+			for _, r := range piece.GetReleased() {
+				if copied[r.GetAddress()] == r.GetJournalNumber() {
+					told[tenure(r.GetAddress(), r.GetJournalNumber())]++
+				}
 			}
 			for _, spec := range piece.GetAssigned() {
 				copied[spec.GetAddress()] = spec.GetJournalNumber()
@@ -209,6 +253,7 @@ func TestMirrorPieces(t *testing.T) {
 				sync()
 			case a != nil:
 				p.write(rt, b, releaseRecord{key: k, Number: a.number})
+				over[tenure(a.addrs[0].Addr.String(), int64(a.number))]++
 			default:
 				addr := netip.AddrFrom4([4]byte{10, 0, 0, byte(rapid.IntRange(0, 7).Draw(rt, "address"))})
 				if b.holders[addr] == nil {
@@ -225,6 +270,9 @@ func TestMirrorPieces(t *testing.T) {
 		}
 		if !reflect.DeepEqual(want, copied) {
 			rt.Fatalf("held %v, copied %v", want, copied)
+		}
+		if !reflect.DeepEqual(over, told) {
+			rt.Fatalf("over are %v, told were %v", over, told)
 		}
 	})
 }

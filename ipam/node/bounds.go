@@ -9,9 +9,10 @@ import (
 // Bounds of what comes in by the socket. They are far above what a runtime sends, and keep one record of the journal
 // small.
 const (
-	maxID        = 256 // of a network's name and a container ID
-	maxIfname    = 15  // IFNAMSIZ of linux/if.h, less its NUL
-	maxPodField  = 253 // the longest DNS name
+	maxID        = 256  // of a network's name and a container ID
+	maxIfname    = 15   // IFNAMSIZ of linux/if.h, less its NUL
+	maxPodField  = 253  // the longest DNS name
+	maxNetns     = 1024 // bytes of a path; the longest of a runtime has some 60
 	maxPools     = 16
 	maxAddresses = 16
 	maxValid     = 100_000 // attachments in a GC
@@ -70,13 +71,16 @@ func checkPod(p *clearwayv1.Pod) error {
 	return nil
 }
 
-func checkPools(names []string) error {
+func checkPools(names []string) error { return checkPoolNames("pools", names) }
+
+// checkPoolNames checks names that stand somewhere.
+func checkPoolNames(where string, names []string) error {
 	if len(names) > maxPools {
-		return refuse(cniBadConfig, "pools: there are %d names, at most %d are taken", len(names), maxPools)
+		return refuse(cniBadConfig, "%s: there are %d names, at most %d are taken", where, len(names), maxPools)
 	}
 	for _, name := range names {
 		if reasons := validation.IsDNS1123Subdomain(name); len(reasons) > 0 {
-			return refuse(cniBadConfig, "pools: %.64q is no pool's name: %s", name, reasons[0])
+			return refuse(cniBadConfig, "%s: %.64q is no pool's name: %s", where, name, reasons[0])
 		}
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 
 	"github.com/clearway/clearway/ipam/block"
 	"github.com/clearway/clearway/ipam/pool"
+	"github.com/clearway/clearway/ipam/proof"
 )
 
 const (
@@ -19,10 +20,16 @@ const (
 	// offlineGrace is how long ipamd must have been away before addresses that still rest are given: a new leader is
 	// there sooner.
 	offlineGrace = 5 * time.Second
+	// promiseFresh is how old ipamd's last word may be for a promise to stand: it is asked each second.
+	promiseFresh = 5 * time.Second
+	// calledBackPause is how long after a block was called back no other is claimed ahead of need.
+	calledBackPause = 30 * time.Second
 )
 
 // poolState is what the book knows of claims from one pool.
 type poolState struct {
+	// cutShort counts the addresses that were given while they rested, since the start.
+	cutShort uint64
 	// claimKey is the journalled request key of the open claim; empty: none is open.
 	claimKey string
 	// wanted: an ADD waits for a block of this pool.
@@ -33,6 +40,13 @@ type poolState struct {
 	// unbroken row of refusals did.
 	refusal                 string
 	refusedAt, refusedSince time.Time
+	// refusedWanted: an ADD waited when the claim was sent that was refused last. Only such a refusal counts for ADDs:
+	// ipamd does more for them.
+	refusedWanted bool
+	// promised: the last refusal said that a block is being called back for this node.
+	promised bool
+	// heldOff is until when no block is claimed ahead of need: one was just called back.
+	heldOff time.Time
 	// next is when the pool may be asked for again, by itself, and retry what it is put off by; nil: nothing failed.
 	next  time.Time
 	retry *backoff.ExponentialBackOff
@@ -90,10 +104,16 @@ func (u use) String() string {
 type request struct {
 	key    key
 	pod    pod
-	pools  []string
+	query  pool.Query
 	static []netip.Addr
 	// began is when the ADD came: refusals of before do not count for it, but for refusalHolds.
 	began time.Time
+	// started is when its plugin began, by the clock since boot; 0: it did not say.
+	started time.Duration
+	// netns is the attachment's namespace.
+	netns proof.Namespace
+	// owner is who keeps the addresses over the life of the Pod, where it is not the Pod's own name.
+	owner string
 }
 
 // reserve takes an address of every family the Pod may use, or none. Then wait says what it waits for; it is nil
@@ -104,7 +124,7 @@ func (b *book) reserve(r request) (taken []held, wait *shortage, err error) {
 	if b.settings == nil {
 		return nil, &shortage{changed: b.changed, text: "ipamd has not been heard yet, so no pool is known"}, nil
 	}
-	choice, err := b.settings.choose(r.pools)
+	choice, err := b.settings.choose(b.settings.withFloating(r))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -130,6 +150,10 @@ func (b *book) reserve(r request) (taken []held, wait *shortage, err error) {
 		}
 		taken = append(taken, h)
 	}
+	if wait, err := b.charge(r, taken, now); err != nil || wait != nil {
+		b.undoLocked(taken)
+		return nil, wait, err
+	}
 	slices.SortFunc(taken, func(x, y held) int { return x.Addr.Compare(y.Addr) }) // IPv4 first
 	return taken, nil, nil
 }
@@ -146,12 +170,22 @@ type shortage struct {
 	changed <-chan struct{}
 	claim   bool // a block was asked for
 	text    string
+	// floating is to be asked of ipamd; nil: nothing is.
+	floating *floatingWish
+	quota    bool // more of a quota was asked for
 }
 
 // takeFrom takes an address of one family: out of the first of the pools that has a rested one, where a pool that may
 // still get a block goes before those after it; then, under pressure, one that still rests.
 func (b *book) takeFrom(pools []pool.Pool, r request, now time.Time) (held, *shortage, error) {
+	if pools[0].Kind == pool.Floating {
+		return b.takeFloating(pools, netip.Addr{}, r)
+	}
+	if h, ok := b.takeSticky(pools, r, now); ok {
+		return h, nil, nil
+	}
 	offline := !b.offlineSince.IsZero()
+	promised := false
 	for _, p := range pools {
 		if o, addr := b.next(p.Name, now); o != nil {
 			return b.reserveLocked(p, o, addr, r.key), nil, nil
@@ -163,6 +197,7 @@ func (b *book) takeFrom(pools []pool.Pool, r request, now time.Time) (held, *sho
 		if state.wanted = true; !offline && !state.refusedFor(r) {
 			return held{}, b.shortageOf(pools, now), nil
 		}
+		promised = promised || state.promised && now.Sub(state.refusedAt) < promiseFresh
 	}
 	if !offline || now.Sub(b.offlineSince) >= offlineGrace {
 		for _, p := range pools {
@@ -174,7 +209,7 @@ func (b *book) takeFrom(pools []pool.Pool, r request, now time.Time) (held, *sho
 		}
 	}
 	short := b.shortageOf(pools, now)
-	if offline {
+	if offline || promised {
 		return held{}, short, nil
 	}
 	return held{}, nil, refuse(cniTryLater, "no address is free: %s", short.text)
@@ -182,7 +217,7 @@ func (b *book) takeFrom(pools []pool.Pool, r request, now time.Time) (held, *sho
 
 // refusedFor tells whether ipamd's last answer was a refusal that counts for an ADD.
 func (p *poolState) refusedFor(r request) bool {
-	return p.refusal != "" && !p.refusedAt.Before(r.began.Add(-refusalHolds))
+	return p.refusal != "" && p.refusedWanted && !p.refusedAt.Before(r.began.Add(-refusalHolds))
 }
 
 func (b *book) shortageOf(pools []pool.Pool, now time.Time) *shortage {
@@ -245,6 +280,9 @@ func (b *book) takeStatic(r request, addr netip.Addr, choice pool.Choice, now ti
 	if i < 0 {
 		return held{}, nil, refuse(cniBadConfig, "address %s was asked for, and is in no pool that the Pod may use here", addr)
 	}
+	if pools[i].Kind == pool.Floating {
+		return b.takeFloating(pools[i:i+1], addr, r)
+	}
 	o := b.blockOf(addr)
 	if o == nil {
 		state := b.pool(pools[i].Name)
@@ -252,14 +290,20 @@ func (b *book) takeStatic(r request, addr netip.Addr, choice pool.Choice, now ti
 			state.wanted = true
 			return held{}, b.shortageOf(pools[i:i+1], now), nil
 		}
-		return held{}, nil, refuse(cniBadConfig, "address %s was asked for, and is in none of this node's blocks of pool %q", addr, pools[i].Name)
+		return held{}, nil, &elsewhere{addr: addr, pool: pools[i].Name}
 	}
-	if err := o.AssignAt(addr, now, ""); err != nil {
+	owner := r.holder().String()
+	until, last := o.RestOf(addr)
+	if err := o.AssignAt(addr, now, owner); err != nil {
 		failed := refuse(staticCode(err), "address %s was asked for and cannot be given", addr)
 		failed.err = err
 		return held{}, nil, failed
 	}
-	return b.reserveLocked(pools[i], o, addr, r.key), nil, nil
+	h := b.reserveLocked(pools[i], o, addr, r.key)
+	if now.Before(until) {
+		h.rested, h.owner = until, last
+	}
+	return h, nil, nil
 }
 
 // reserveLocked notes an address that was just taken in its block.
@@ -268,7 +312,8 @@ func (b *book) reserveLocked(p pool.Pool, o *ownBlock, addr netip.Addr, k key) h
 	o.freeSince = time.Time{}
 	state := b.pool(p.Name)
 	state.emptySince, state.wanted = time.Time{}, false
-	return held{Addr: addr, Block: o.CIDR, Pool: p.Name, Bits: p.CIDR.Bits(), Gateway: p.Gateway}
+	bits, gateway := p.Link(o.CIDR)
+	return held{Addr: addr, Block: o.CIDR, Pool: p.Name, Bits: bits, Gateway: gateway}
 }
 
 // undo gives reserved addresses back that never got into the journal.
@@ -282,33 +327,46 @@ func (b *book) undo(taken []held) {
 func (b *book) undoLocked(taken []held) {
 	for _, h := range taken {
 		delete(b.reserved, h.Addr)
+		b.uncharge(h.Addr)
 		if o := b.blockOf(h.Addr); o != nil {
 			if h.rested.IsZero() {
 				o.Cancel(h.Addr)
 			} else {
-				o.Release(h.Addr, h.rested, "")
+				o.Release(h.Addr, h.rested, h.owner)
+				b.sticky.keep(b, h.owner, h.Addr)
 			}
 			b.noteFree(o)
 		}
 	}
 }
 
+// runsLow tells whether a block should be claimed for a pool of these addresses.
+func (b *book) runsLow(taken []held) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := b.now()
+	return slices.ContainsFunc(taken, func(h held) bool { return b.low(h.Pool, now) })
+}
+
 // low is what a pool has ready against what it should have, and whether a block should be claimed for it.
 func (b *book) low(name string, now time.Time) bool {
 	p, known := b.settings.pool(name)
-	if !known || p.Disabled || p.Kind != pool.Block || !p.Selects(b.settings.labels) {
+	if !known || p.Disabled || p.Draining() || p.Kind != pool.Block || !p.Selects(b.settings.labels) {
 		return false
 	}
 	u := b.useLocked(name, now)
 	if u.blocks == u.sealed || b.pool(name).wanted {
 		return true
 	}
+	if p.Rigid { // there is no second one
+		return false
+	}
 	size := uint64(1) << min(p.CIDR.Addr().BitLen()-p.BlockBits, block.MaxBits)
 	return u.Ready < b.settings.ipam.LowWaterOf(size)
 }
 
-// used are the pools that the node keeps addresses of: those it has blocks of, the first choice of each family, and
-// those that somebody waits for.
+// used are the pools that the node keeps addresses of: those it has blocks of, the first choice of each family for any
+// Pod whatever, and those that somebody waits for.
 func (b *book) used() []string {
 	var names []string
 	for _, o := range b.blocks {
@@ -317,10 +375,10 @@ func (b *book) used() []string {
 	if b.settings == nil {
 		return nil
 	}
-	if choice, err := b.settings.choose(nil); err == nil {
+	if choice, err := b.settings.choose(pool.Query{}); err == nil {
 		for _, pools := range [][]pool.Pool{choice.IPv4, choice.IPv6} {
-			if len(pools) > 0 {
-				names = append(names, pools[0].Name)
+			if first := slices.IndexFunc(pools, pool.Pool.ForAll); first >= 0 {
+				names = append(names, pools[first].Name)
 			}
 		}
 	}

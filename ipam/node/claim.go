@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/google/uuid"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -18,6 +20,8 @@ import (
 const (
 	// claimTimeout bounds one call; the next one has the same request key, and so gets the same block.
 	claimTimeout = 10 * time.Second
+	// recoveringRetry is how soon a claim is tried again that waits for other nodes' reports.
+	recoveringRetry = 2 * time.Second
 	// claimsAtOnce bounds how many pools are asked for at once. It is one claim a pool in any case.
 	claimsAtOnce = 8
 )
@@ -91,7 +95,10 @@ func (b *book) dueClaims() (due []string, next time.Time) {
 			continue
 		}
 		at := p.next
-		if soon := p.refusedAt.Add(refusalHolds); p.wanted && p.refusal != "" && soon.Before(at) {
+		if !p.wanted && p.heldOff.After(at) {
+			at = p.heldOff
+		}
+		if soon := p.soon(); p.wanted && p.refusal != "" && soon.Before(at) {
 			at = soon
 		}
 		if !now.Before(at) {
@@ -104,10 +111,19 @@ func (b *book) dueClaims() (due []string, next time.Time) {
 	return due, next
 }
 
+// soon is when a pool is asked for again because an ADD waits.
+func (p *poolState) soon() time.Time {
+	if !p.refusedWanted {
+		return time.Time{} // what was refused was ahead of need
+	}
+	return p.refusedAt.Add(refusalHolds)
+}
+
 // claimOne asks ipamd for one block of a pool.
 func (c *claims) claimOne(ctx context.Context, name string) {
-	block, err := c.claim(ctx, name)
-	c.book.claimed(name, err)
+	wanted, needed := c.book.wants(name)
+	block, err := c.claim(ctx, name, needed)
+	c.book.claimed(name, wanted, err)
 	switch {
 	case err == nil:
 		c.metrics.claims.WithLabelValues("ok").Inc()
@@ -122,7 +138,7 @@ func (c *claims) claimOne(ctx context.Context, name string) {
 	}
 }
 
-func (c *claims) claim(ctx context.Context, name string) (blockRecord, error) {
+func (c *claims) claim(ctx context.Context, name string, needed bool) (blockRecord, error) {
 	s := c.session()
 	if s == nil {
 		return blockRecord{}, errOffline
@@ -137,12 +153,13 @@ func (c *claims) claim(ctx context.Context, name string) (blockRecord, error) {
 	call, cancel := context.WithTimeout(ctx, claimTimeout)
 	defer cancel()
 	answer, err := s.client.ClaimBlock(call, &clearwayv1.ClaimBlockRequest{
-		Node: c.options.Node, SessionId: s.id, RequestKey: key, Pool: name,
+		Node: c.options.Node, SessionId: s.id, RequestKey: key, Pool: name, Needed: needed,
 	})
 	if err != nil {
 		s.judge(err)
 		return blockRecord{}, err
 	}
+	c.reach(position{answer.GetIncarnation(), s.term, answer.GetRevision()})
 	return c.adoptClaimed(ctx, name, key, answer.GetBlock())
 }
 
@@ -165,14 +182,23 @@ func (c *claims) adoptClaimed(ctx context.Context, name, key string, spec *clear
 	return r, err
 }
 
+// wants tells whether an ADD waits for a block of a pool, and whether it needs one: there is not even an address that
+// rests. To cut a rest short is better than to take another node's block.
+func (b *book) wants(name string) (wanted, needed bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	wanted = b.pool(name).wanted
+	return wanted, wanted && b.useLocked(name, b.now()).Cooling == 0
+}
+
 func (b *book) claimKey(name string) string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.pool(name).claimKey
 }
 
-// claimed notes how a claim ended.
-func (b *book) claimed(name string, err error) {
+// claimed notes how a claim ended; wanted: an ADD waited when it was sent.
+func (b *book) claimed(name string, wanted bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	p, now := b.pool(name), b.now()
@@ -180,31 +206,68 @@ func (b *book) claimed(name string, err error) {
 	switch err {
 	case nil:
 		p.wanted, p.refusal, p.refusedSince, p.next = false, "", time.Time{}, time.Time{}
+		p.promised = false
 		p.retry = nil
 	default:
 		if isRefusal(err) {
-			p.wanted = false
+			p.wanted = p.wanted && !wanted // who came meanwhile has not been answered
+			p.refusedWanted = wanted
 			p.refusal, p.refusedAt = status.Convert(err).Message(), now
 			if p.refusedSince.IsZero() {
 				p.refusedSince = now
 			}
+			p.promised = callingBack(err)
 		}
 		if p.retry == nil {
 			p.retry = retryPolicy()
 		}
 		p.next = now.Add(p.retry.NextBackOff())
+		if soon := now.Add(recoveringRetry); isRecovering(err) && soon.Before(p.next) {
+			p.next = soon
+		}
 	}
 	b.wakeLocked()
 }
 
 // isRefusal tells whether ipamd said no, rather than nothing or "not now".
 func isRefusal(err error) bool {
+	if isRecovering(err) {
+		return true
+	}
 	switch status.Code(err) {
-	case codes.ResourceExhausted, codes.FailedPrecondition, codes.NotFound, codes.InvalidArgument, codes.PermissionDenied,
+	case codes.ResourceExhausted:
+		return !isTooMany(err)
+	case codes.FailedPrecondition, codes.NotFound, codes.InvalidArgument, codes.PermissionDenied,
 		codes.Unimplemented, codes.OutOfRange:
 		return true
 	}
 	return false
+}
+
+// isTooMany tells whether ipamd refused a call only for how many there were: that says nothing of what was asked.
+func isTooMany(err error) bool {
+	return slices.ContainsFunc(status.Convert(err).Details(), func(detail any) bool {
+		_, retry := detail.(*errdetails.RetryInfo)
+		return retry
+	})
+}
+
+// callingBack tells whether a refusal says that something is being called back for this node.
+func callingBack(err error) bool {
+	for _, detail := range status.Convert(err).Details() {
+		if _, is := detail.(*clearwayv1.CallingBack); is {
+			return true
+		}
+	}
+	return false
+}
+
+// isRecovering tells whether ipamd gives no block until the other nodes have reported theirs, after a restore.
+func isRecovering(err error) bool {
+	return slices.ContainsFunc(status.Convert(err).Details(), func(detail any) bool {
+		_, is := detail.(*clearwayv1.Recovering)
+		return is
+	})
 }
 
 // errOffline: there is no session with ipamd.

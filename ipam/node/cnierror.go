@@ -17,8 +17,10 @@ const (
 	cniBadConfig      = 7
 	cniTryLater       = 11
 	cniUnavailable    = 50
-	cniNotHeld        = 100
-	cniPoolNotAllowed = 101
+	// cniUnavailableLimited: besides, containers that run may have limited connectivity.
+	cniUnavailableLimited = 51
+	cniNotHeld            = 100
+	cniPoolNotAllowed     = 101
 )
 
 // cniError is an error that the plugin gives to the runtime as it is.

@@ -6,30 +6,49 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
 )
 
 const (
-	// lookIdle is how often idle blocks are looked for, and how often a return that failed is tried again.
-	lookIdle = 15 * time.Second
+	// lookIdle is how often idle blocks are looked for, and returnAgain how soon a return that failed is tried again.
+	lookIdle    = 15 * time.Second
+	returnAgain = 2 * time.Second
 	// withdrawTime is how long after a block left State.Blocks it is given back: BGP has told the peers by then. The
 	// block's own rest, which ipamd counts from there, is far longer.
 	withdrawTime = 2 * time.Second
 )
 
-// giveBack returns blocks that have been free for long, while a further free block's worth remains.
+// returnsAtOnce bounds how many blocks are given back side by side.
+const returnsAtOnce = 16
+
+// giveBack returns blocks that have been free for long, while a further free block's worth remains, and those of
+// pools that are drained as they empty.
 func (n *Node) giveBack(ctx context.Context) error {
 	tick := time.NewTicker(lookIdle)
 	defer tick.Stop()
 	for {
+		var work errgroup.Group
+		work.SetLimit(returnsAtOnce)
 		for _, r := range n.book.returnable() {
-			if err := n.returnBlock(ctx, r); err != nil && ctx.Err() == nil {
-				n.log.Warn("block could not be given back yet", "block", r.CIDR, "error", err)
-			}
+			work.Go(func() error {
+				err := n.returnBlock(ctx, r)
+				if err != nil && ctx.Err() == nil {
+					n.log.Warn("block could not be given back yet", "block", r.CIDR, "error", err)
+				}
+				return err
+			})
+		}
+		var again <-chan time.Time
+		if work.Wait() != nil { // each told its own failure
+			again = time.After(returnAgain)
 		}
 		select {
+		case <-n.book.emptied:
+		case <-n.returnDue:
+		case <-again:
 		case <-tick.C:
 		case <-ctx.Done():
 			return nil
@@ -37,13 +56,21 @@ func (n *Node) giveBack(ctx context.Context) error {
 	}
 }
 
-// returnable are the blocks being given back, and the one that begins to be now, if any: sealed at once, so that no ADD
-// takes an address of it any more.
+// returnable are the blocks being given back, and those that begin to be now: sealed at once, so that no ADD takes an
+// address of them any more. Of idle ones it is one at a time.
 func (b *book) returnable() []returnRecord {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var all []returnRecord
 	for _, o := range b.blocks {
+		// In a block whose journal was lost there may be addresses that nobody here knows of. One of which a part is called
+		// back may be two for ipamd by now.
+		if o.returning == nil && o.draining && !o.blockRecord.Sealed && !o.Withdrawing && o.call == nil && o.Count(b.now()).Assigned == 0 {
+			o.giveBack(uuid.NewString())
+		}
+		if o.floats() && b.spare(o) {
+			o.giveBack(uuid.NewString())
+		}
 		if o.returning != nil {
 			all = append(all, *o.returning)
 		}
@@ -52,11 +79,16 @@ func (b *book) returnable() []returnRecord {
 		return all
 	}
 	if o := b.idle(b.now()); o != nil {
-		o.Seal(true)
-		o.returning = &returnRecord{CIDR: o.CIDR, RequestKey: uuid.NewString(), RestUntil: o.Latest()}
-		all = append(all, *o.returning)
+		all = append(all, o.giveBack(uuid.NewString()))
 	}
 	return all
+}
+
+// giveBack begins to give a block back, under a request key.
+func (o *ownBlock) giveBack(key string) returnRecord {
+	o.returning = &returnRecord{CIDR: o.CIDR, RequestKey: key, RestUntil: o.Latest()}
+	o.reseal()
+	return *o.returning
 }
 
 // idle finds a block to give back: the highest that was wholly free for the idle time, when the others of its pool have
@@ -64,7 +96,7 @@ func (b *book) returnable() []returnRecord {
 func (b *book) idle(now time.Time) *ownBlock {
 	for i := len(b.blocks) - 1; i >= 0; i-- {
 		o := b.blocks[i]
-		if o.freeSince.IsZero() || o.Block.Sealed() || now.Sub(o.freeSince) < b.settings.ipam.BlockIdleTime {
+		if o.freeSince.IsZero() || o.Block.Sealed() || o.call != nil || o.floats() || now.Sub(o.freeSince) < b.settings.ipam.BlockIdleTime {
 			continue
 		}
 		mine := o.Count(now)
@@ -84,7 +116,7 @@ func (n *Node) returnBlock(ctx context.Context, r returnRecord) error {
 			n.book.keep(r.CIDR)
 			return err
 		}
-		n.log.Info("giving an idle block back", "block", r.CIDR)
+		n.log.Info("giving a block back", "block", r.CIDR)
 	}
 	n.notify()
 	select {
@@ -130,7 +162,7 @@ func (b *book) keep(prefix netip.Prefix) {
 	defer b.mu.Unlock()
 	if o := b.findBlock(prefix); o != nil && !o.returnDurable {
 		o.returning = nil
-		o.Seal(o.blockRecord.Sealed)
+		o.reseal()
 	}
 }
 

@@ -35,9 +35,13 @@ type session struct {
 	client          clearwayv1.NodeServiceClient
 	id, incarnation string
 	revision        int64
+	term            uint64
 	mirrored        uint64
-	mirrorPace      *rate.Limiter // of the goroutine that mirrors
-	end             context.CancelCauseFunc
+	// Of the goroutine that mirrors: its pace, and the book's number when it last had its turn.
+	mirrorPace *rate.Limiter
+	turnNumber uint64
+	turnTime   time.Time
+	end        context.CancelCauseFunc
 }
 
 var (
@@ -167,8 +171,10 @@ func (l *link) register(ctx context.Context, s *session) error {
 		Node: l.options.Node, NodeUid: l.options.NodeUID, MachineId: l.options.MachineID, BootId: l.options.BootID,
 		JournalId: l.journal.ID().String(), JournalNumber: int64(number), Labels: l.options.Labels,
 		AgentVersion: l.options.Version, ProcessId: l.process, HeldBlocks: held,
-		HeldIncarnation: l.snapshot().GetIncarnation(),
+		AnswersCallBack: true, Allowances: l.book.allowancesTold(),
 	}
+	from := l.position()
+	request.HeldIncarnation, request.HeldTerm, request.HeldRevision = from.incarnation, from.term, from.revision
 	for _, address := range l.options.Addresses {
 		request.Addresses = append(request.Addresses, address.String())
 	}
@@ -176,11 +182,12 @@ func (l *link) register(ctx context.Context, s *session) error {
 	if err != nil {
 		return fmt.Errorf("register: %w", err)
 	}
-	s.id, s.incarnation, s.revision = answer.GetSessionId(), answer.GetIncarnation(), answer.GetRevision()
+	s.id, s.incarnation, s.revision, s.term = answer.GetSessionId(), answer.GetIncarnation(), answer.GetRevision(), answer.GetTerm()
 	s.mirrored = uint64(max(answer.GetMirroredNumber(), 0))
 	if err := l.adopt(ctx, answer); err != nil {
 		return fmt.Errorf("take registration over: %w", err)
 	}
+	l.reach(position{answer.GetIncarnation(), answer.GetTerm(), answer.GetRevision()})
 	l.notify()
 	return nil
 }
@@ -188,20 +195,33 @@ func (l *link) register(ctx context.Context, s *session) error {
 // adopt takes the answer of a registration into the journal: blocks of ours that it did not know, sealed where ipamd
 // says so, blocks that are lost, and the assignments of a journal that was lost.
 func (l *link) adopt(ctx context.Context, answer *clearwayv1.RegisterResponse) error {
-	for _, spec := range answer.GetBlocks() {
-		if spec.GetState() != clearwayv1.BlockState_BLOCK_STATE_OWNED {
-			continue
-		}
-		if err := l.adoptBlock(ctx, spec, slices.Contains(answer.GetSealedBlocks(), spec.GetCidr())); err != nil {
-			return err
-		}
+	if err := l.takeSplits(ctx, answer.GetBlocks(), answer.GetSealedBlocks()); err != nil {
+		return err
 	}
+	// What is lost goes before what is ours: another part of it may be.
 	for _, text := range answer.GetLostBlocks() {
 		if err := l.lose(ctx, text); err != nil {
 			return err
 		}
 	}
-	return l.adoptAssignments(ctx, answer.GetKnownAssignments())
+	for _, spec := range answer.GetBlocks() {
+		if err := l.adoptBlock(ctx, spec, slices.Contains(answer.GetSealedBlocks(), spec.GetCidr())); err != nil {
+			return err
+		}
+	}
+	if l.book.storeOf() != answer.GetIncarnation() {
+		if _, err := l.write(ctx, storeRecord{answer.GetIncarnation()}); err != nil {
+			return err
+		}
+	}
+	if err := l.adoptAssignments(ctx, answer.GetKnownAssignments()); err != nil {
+		return err
+	}
+	if err := l.takeAllowances(ctx, answer.GetAllowances(), answer.GetRevision()); err != nil {
+		return err
+	}
+	l.book.setAdopted()
+	return nil
 }
 
 func (l *link) adoptBlock(ctx context.Context, spec *clearwayv1.BlockSpec, sealed bool) error {
@@ -217,7 +237,8 @@ func (l *link) adoptBlock(ctx context.Context, spec *clearwayv1.BlockSpec, seale
 	r.Sealed = sealed
 	was, known := l.book.record(r.CIDR)
 	if known {
-		r.Sealed = r.Sealed || was.Sealed // until the next boot, whatever ipamd makes of it by now
+		r.Parent, r.RestUntil = was.Parent, was.RestUntil
+		r.Sealed = r.Sealed || was.Sealed // until it is accounted for, whatever ipamd makes of it by now
 		if was.same(r) {
 			return nil
 		}
@@ -243,6 +264,9 @@ func (l *link) lose(ctx context.Context, text string) error {
 		}
 		if _, err := l.write(ctx, blockGoneRecord{CIDR: r.CIDR, Generation: r.Generation}); err != nil {
 			return err
+		}
+		if spec.GetState() == clearwayv1.BlockState_BLOCK_STATE_WITHDRAWING {
+			continue // given back, and the answer was lost
 		}
 		stranded := l.book.stranded(r.CIDR)
 		l.log.Error("block is no longer this node's; it is withdrawn", "block", r.CIDR, "stranded", stranded)

@@ -83,9 +83,6 @@ func (b *book) blockResource(node, name string, o *ownBlock) *clearwayv1.Block {
 	c := o.Count(b.now())
 	spec := o.spec()
 	spec.Node = node
-	if o.returnDurable {
-		spec.State = clearwayv1.BlockState_BLOCK_STATE_WITHDRAWING
-	}
 	return &clearwayv1.Block{
 		ApiVersion: clearwayv1.APIVersion, Kind: "Block",
 		Metadata: &clearwayv1.ObjectMeta{Name: name},

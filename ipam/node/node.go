@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/clearway/clearway/ipam/node/journal"
+	"github.com/clearway/clearway/ipam/proof"
 	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
 )
 
@@ -26,6 +27,16 @@ import (
 type Conn interface {
 	grpc.ClientConnInterface
 	io.Closer
+}
+
+// Namespaces sees the machine's network namespaces; package netns does.
+type Namespaces interface {
+	// Identify looks where a runtime says that a namespace is. It is called for each ADD.
+	Identify(path string) proof.Namespace
+	// Sight looks where a namespace was.
+	Sight(proof.Namespace) proof.Sighting
+	// Look looks at all of the machine. A view that lacks something says so.
+	Look(context.Context) proof.View
 }
 
 // Options are all that a Node needs to know. Node, DataDir, BootID, Servers, Dial and Logger must be set.
@@ -48,6 +59,8 @@ type Options struct {
 	Servers []string
 	Dial    func(ctx context.Context, server string) (Conn, error)
 	Logger  *slog.Logger
+	// Namespaces sees network namespaces; nil: nobody does.
+	Namespaces Namespaces
 	// Metrics is where clearway_ipam_* are registered; nil: nowhere.
 	Metrics prometheus.Registerer
 
@@ -59,10 +72,15 @@ type Options struct {
 	OnOwnership func(*clearwayv1.WatchOwnershipResponse)
 	// Query answers an operator's question for the kinds this package does not know. It is called concurrently.
 	Query func(context.Context, *clearwayv1.ListRequest) ([]*clearwayv1.Resource, error)
+	// Verify compares the node's routes for an operator. It is called concurrently; nil: it is not known how.
+	Verify func(context.Context, *clearwayv1.VerifyQuery) (*clearwayv1.VerifyAnswer, error)
 	// Status is asked for each report to ipamd; node, session and block use are filled in here. Events it returns are
 	// reported once. StatusChanged, where not nil, asks for a report soon.
 	Status        func() *clearwayv1.ReportStatusRequest
 	StatusChanged <-chan struct{}
+	// Heard tells which prefixes the node's peers tell of that are, or lie in, one of those given; nil: nobody listens, and
+	// nothing is told of orphaned blocks.
+	Heard func([]netip.Prefix) ([]netip.Prefix, error)
 
 	silence time.Duration // silentAfterBoot, but for tests
 }
@@ -74,6 +92,8 @@ type State struct {
 	// Blocks are the node's own, to be advertised and blackholed now, in ascending order. A block that is being given
 	// back is no longer among them; sealed ones are.
 	Blocks []netip.Prefix
+	// Subnets are those of Blocks that belong to a Rigid pool: a bridge's own subnet, advertised and not blackholed.
+	Subnets []netip.Prefix
 	// Online: ipamd answers.
 	Online bool
 	// FromDisk: Snapshot is of before this start, ipamd has not sent a newer one.
@@ -107,13 +127,17 @@ type Node struct {
 	settled    chan struct{}
 	settleOnce sync.Once
 
-	stateDue, mirrorDue, reportDue waker
-	groups                         chan []*clearwayv1.WatchOwnershipResponse
+	stateDue, mirrorDue, reportDue, lookDue waker
+	callDue, returnDue, quotaDue            waker
+	groups                                  chan []*clearwayv1.WatchOwnershipResponse
 
 	mu     sync.Mutex // guards all below
 	state  State      // but for Blocks, which come from the book
 	events []*clearwayv1.EventSpec
 	owners ownership
+	calls  *clearwayv1.NodeSnapshot // the newest of a session: the blocks in it may be called back; nil: none yet
+	// reached is the newest that ipamd has told.
+	reached position
 }
 
 // Open reads the journal and the persisted snapshots, and makes them where there are none. An ADD waits for Run. An
@@ -131,7 +155,8 @@ func Open(options Options) (*Node, error) {
 	n := &Node{
 		options: options, log: options.Logger, now: time.Now, process: uuid.NewString(),
 		book: newBook(options.Logger, time.Now), disk: disk{options.DataDir},
-		settled: make(chan struct{}), stateDue: newWaker(), mirrorDue: newWaker(), reportDue: newWaker(),
+		settled: make(chan struct{}), stateDue: newWaker(), mirrorDue: newWaker(), reportDue: newWaker(), lookDue: newWaker(),
+		callDue: newWaker(), returnDue: newWaker(), quotaDue: newWaker(),
 		groups: make(chan []*clearwayv1.WatchOwnershipResponse, ownershipQueue),
 	}
 	n.claims = &claims{Node: n, due: newWaker()}
@@ -170,6 +195,7 @@ func (n *Node) loadDisk() {
 	}
 	if found {
 		n.configure(snapshot, true)
+		n.reach(positionOf(snapshot))
 	}
 	whole := &clearwayv1.WatchOwnershipResponse{}
 	if found, err = n.disk.load(ownershipFile, whole); err != nil {
@@ -177,6 +203,7 @@ func (n *Node) loadDisk() {
 	}
 	if found {
 		n.owners = newOwnership(whole)
+		n.reach(end([]*clearwayv1.WatchOwnershipResponse{whole}))
 	}
 }
 
@@ -281,7 +308,7 @@ func (n *Node) Run(ctx context.Context) error {
 	work, ctx := errgroup.WithContext(ctx)
 	for _, part := range []func(context.Context) error{
 		n.watchJournal, n.deliverState, n.deliverOwnership, n.keepOwnership, n.decide,
-		(&link{Node: n}).run, n.claims.run, n.giveBack, n.pollSpool,
+		(&link{Node: n}).run, n.claims.run, n.giveBack, n.answerCalls, n.keepQuotas, n.endReservations, n.pollSpool, (&reconciler{Node: n}).run,
 	} {
 		work.Go(func() error { return part(ctx) })
 	}
@@ -334,6 +361,8 @@ func (n *Node) setOnline(online bool) {
 	n.mu.Unlock()
 	n.notify()
 	n.claims.wake()
+	n.callDue.wake()
+	n.returnDue.wake()
 }
 
 // notify asks for the state to be told, and reported.
@@ -355,6 +384,7 @@ func (n *Node) deliverState(ctx context.Context) error {
 		state := n.state
 		n.mu.Unlock()
 		state.Blocks = n.book.advertised()
+		state.Subnets = n.book.subnets() // of one more or less than Blocks for a moment, and told again then
 		if n.options.OnState != nil && (first || !state.same(last)) {
 			n.options.OnState(state)
 		}
@@ -369,7 +399,7 @@ func (n *Node) deliverState(ctx context.Context) error {
 
 func (s State) same(other State) bool {
 	return s.Snapshot == other.Snapshot && s.Online == other.Online && s.FromDisk == other.FromDisk &&
-		slices.Equal(s.Blocks, other.Blocks)
+		slices.Equal(s.Blocks, other.Blocks) && slices.Equal(s.Subnets, other.Subnets)
 }
 
 // pollSpool replays the DELs that came while no agent answered.

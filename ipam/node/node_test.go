@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/clearway/clearway/ipam/node/nodetest"
+	"github.com/clearway/clearway/ipam/proof"
 	"github.com/clearway/clearway/ipam/spool"
 	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
 )
@@ -102,6 +103,12 @@ func (a *agent) state() State {
 
 func attachment(container string) *clearwayv1.Attachment {
 	return &clearwayv1.Attachment{Network: "pods", ContainerId: container, Ifname: "eth0"}
+}
+
+// spooled is a DEL as the plugin leaves it.
+func spooled(container string) spool.Request {
+	a := attachment(container)
+	return spool.Request{Attachment: spool.Attachment{Network: a.Network, ContainerID: a.ContainerId, Ifname: a.Ifname}}
 }
 
 func (a *agent) add(container string, change ...func(*clearwayv1.AddRequest)) ([]string, error) {
@@ -316,9 +323,15 @@ func TestCooledAcrossARestart(t *testing.T) {
 	if slices.Contains(given, first[0]) {
 		t.Fatalf("%s was given while it rests: %v", first[0], given)
 	}
+	if got := a.book.cutShort()["tiny"]; got != 0 {
+		t.Fatalf("%d rests were cut short", got)
+	}
 	// Now nothing else is left and ipamd has no block: the rest is cut short.
 	if got := a.mustAdd("last"); got[0] != first[0] {
 		t.Fatalf("under pressure: %v", got)
+	}
+	if got := a.book.cutShort()["tiny"]; got != 1 {
+		t.Fatalf("%d rests were cut short, and 1 was", got)
 	}
 	_, err := a.add("none")
 	wantCode(t, err, cniTryLater, "5 are assigned")
@@ -412,6 +425,7 @@ func TestAllFamiliesOrNone(t *testing.T) {
 
 func TestStatusAfterTheGracePeriod(t *testing.T) {
 	d := tiny(t)
+	d.Configure(&clearwayv1.IPAMConfigurationSpec{StatusFailsWhenFull: true})
 	a := run(t, d, t.TempDir())
 	for i := range 5 {
 		a.mustAdd(fmt.Sprint("c", i))
@@ -424,6 +438,16 @@ func TestStatusAfterTheGracePeriod(t *testing.T) {
 	a.book.mu.Unlock()
 	_, err = a.api.Status(context.Background(), &clearwayv1.StatusRequest{})
 	wantCode(t, err, cniUnavailable, "no address is free")
+	d.Configure(&clearwayv1.IPAMConfigurationSpec{}) // by default an ADD tells it, and the node stays Ready
+	nodetest.Eventually(t, "the configuration", func() bool {
+		_, err = a.api.Status(context.Background(), &clearwayv1.StatusRequest{})
+		return err == nil
+	})
+	d.Configure(&clearwayv1.IPAMConfigurationSpec{StatusFailsWhenFull: true})
+	nodetest.Eventually(t, "the configuration", func() bool {
+		_, err = a.api.Status(context.Background(), &clearwayv1.StatusRequest{})
+		return err != nil
+	})
 	a.mustDel("c0")
 	if _, err := a.api.Status(context.Background(), &clearwayv1.StatusRequest{}); err != nil {
 		t.Fatalf("with a resting address: %v", err)
@@ -722,7 +746,7 @@ func TestSpooledDelIsReplayed(t *testing.T) {
 	a := run(t, d, dir)
 	first := a.mustAdd("c1")
 	a.stop()
-	if err := spool.Write(filepath.Join(dir, "spool"), &clearwayv1.DelRequest{Attachment: attachment("c1")}); err != nil {
+	if err := spool.Write(filepath.Join(dir, "spool"), spooled("c1")); err != nil {
 		t.Fatal(err)
 	}
 	a = run(t, d, dir)
@@ -744,7 +768,7 @@ func TestSpooledDelAndConcurrentAdds(t *testing.T) {
 	a := run(t, d, dir)
 	for round := range 10 {
 		a.mustAdd("c1")
-		if err := spool.Write(filepath.Join(dir, "spool"), &clearwayv1.DelRequest{Attachment: attachment("c1")}); err != nil {
+		if err := spool.Write(filepath.Join(dir, "spool"), spooled("c1")); err != nil {
 			t.Fatal(err)
 		}
 		answers := make([][]string, 8)
@@ -833,6 +857,9 @@ func TestQueriesAndLists(t *testing.T) {
 		o.Query = func(_ context.Context, r *clearwayv1.ListRequest) ([]*clearwayv1.Resource, error) {
 			return nil, fmt.Errorf("no %s here", r.GetKind())
 		}
+		o.Verify = func(_ context.Context, query *clearwayv1.VerifyQuery) (*clearwayv1.VerifyAnswer, error) {
+			return &clearwayv1.VerifyAnswer{Probed: int64(len(query.GetProbes()))}, nil
+		}
 		o.Metrics = prometheus.NewRegistry()
 	})
 	a.mustAdd("c1")
@@ -849,6 +876,10 @@ func TestQueriesAndLists(t *testing.T) {
 	d.Ask("n1", "q2", &clearwayv1.ListRequest{Kind: "Route"})
 	nodetest.Eventually(t, "the refusal is told", func() bool {
 		return len(d.Answers("q2")) == 1 && d.Answers("q2")[0].GetError() == "no Route here"
+	})
+	d.AskVerify("n1", "q3", &clearwayv1.VerifyQuery{Probes: []*clearwayv1.ProbeTarget{{Address: "10.244.9.1"}}})
+	nodetest.Eventually(t, "the routes are compared", func() bool {
+		return len(d.Answers("q3")) == 1 && d.Answers("q3")[0].GetVerify().GetProbed() == 1
 	})
 	blocks, err := a.List(context.Background(), &clearwayv1.ListRequest{Kind: "Block", Address: "fd00:1::2"})
 	if err != nil || len(blocks) != 1 || blocks[0].GetBlock().GetStatus().GetAssigned() != 1 {
@@ -881,4 +912,139 @@ func TestRestoredIpamdOfANewIncarnation(t *testing.T) {
 	d.Restore("second")
 	nodetest.Eventually(t, "the new incarnation is taken", func() bool { return a.state().Snapshot.GetIncarnation() == "second" })
 	a.mustAdd("c2")
+}
+
+// TestRegistrationTellsWhatTheNodeHasHeard: the incarnation is that of the journalled blocks, whatever became of the other
+// files; the revision and its term are the newest.
+func TestRegistrationTellsWhatTheNodeHasHeard(t *testing.T) {
+	d, dir := dualStack(t), t.TempDir()
+	a := run(t, d, dir)
+	a.mustAdd("c1")
+	d.Restore("second")
+	nodetest.Eventually(t, "the new incarnation is taken", func() bool { return a.state().Snapshot.GetIncarnation() == "second" })
+	a.mustAdd("c2")
+	at := a.state().Snapshot.GetRevision()
+	a.stop()
+	a = run(t, d, dir)
+	nodetest.Eventually(t, "it registers", func() bool { return a.state().Online })
+	if got := d.Registered("n1"); got.GetHeldIncarnation() != "second" || got.GetHeldTerm() != 7 || got.GetHeldRevision() < at {
+		t.Errorf("got %v, and revision %d was applied", got, at)
+	}
+	a.stop()
+	for _, name := range []string{snapshotFile, ownershipFile} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a = run(t, d, dir)
+	nodetest.Eventually(t, "it registers", func() bool { return a.state().Online })
+	if got := d.Registered("n1"); got.GetHeldIncarnation() != "second" || got.GetHeldTerm() != 0 {
+		t.Errorf("got %v", got)
+	}
+}
+
+// TestRecoveringIpamdIsToldToWhoWaits: an ADD that needs a block ends with ipamd's words, and the claim goes on.
+func TestRecoveringIpamdIsToldToWhoWaits(t *testing.T) {
+	d := dualStack(t)
+	recovering, err := status.New(codes.Unavailable, "ipamd is recovering; n2 is awaited").WithDetails(&clearwayv1.Recovering{Awaited: []string{"n2"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Fail("ClaimBlock", recovering.Err())
+	a := run(t, d, t.TempDir())
+	nodetest.Eventually(t, "the ADD is refused", func() bool {
+		_, err := a.add("c1")
+		return err != nil && strings.Contains(err.Error(), "n2 is awaited")
+	})
+	d.Fail("ClaimBlock", nil)
+	nodetest.Eventually(t, "an address comes", func() bool { _, err := a.add("c1"); return err == nil })
+}
+
+// fakeNamespaces answers for every path with one namespace.
+type fakeNamespaces proof.Namespace
+
+func (fakeNamespaces) Sight(n proof.Namespace) proof.Sighting {
+	return proof.Sighting{Self: n.Self, Folder: n.Folder}
+}
+func (fakeNamespaces) Look(context.Context) proof.View { return proof.View{} }
+
+func (f fakeNamespaces) Identify(path string) proof.Namespace {
+	f.Path = path
+	return proof.Namespace(f)
+}
+
+// TestNamespaceIsKept: where an attachment lives is known after a restart, and after the journal was replaced.
+func TestNamespaceIsKept(t *testing.T) {
+	d := nodetest.New(t)
+	d.Pool("pods", &clearwayv1.IPPoolSpec{Cidr: "10.244.0.0/24"})
+	dir := t.TempDir()
+	want := proof.Namespace{Path: "/run/netns/a", Self: proof.File{Device: 4, Inode: 7}, Folder: proof.File{Device: 2, Inode: 3}}
+	with := func(o *Options) { o.Namespaces = fakeNamespaces(want) }
+	a := run(t, d, dir, with)
+	a.mustAdd("a", func(r *clearwayv1.AddRequest) { r.Netns = want.Path })
+	for range 3 { // of a record, then of a snapshot
+		all, _ := a.book.assignments()
+		if len(all) != 1 || all[0].netns != want {
+			t.Fatalf("got %+v, want %+v", all, want)
+		}
+		a.stop()
+		a = run(t, d, dir, with)
+	}
+	if _, err := a.add("b", func(r *clearwayv1.AddRequest) { r.Netns = "/" + strings.Repeat("x", maxNetns) }); err == nil {
+		t.Error("a path without end is taken")
+	}
+}
+
+// TestDelBeatsAnAddThatBeganBefore: however late the ADD is looked at, it gets nothing; one that began after the DEL does.
+func TestDelBeatsAnAddThatBeganBefore(t *testing.T) {
+	d := nodetest.New(t)
+	d.Pool("pods", &clearwayv1.IPPoolSpec{Cidr: "10.244.0.0/24"})
+	a := run(t, d, t.TempDir())
+	a.mustAdd("other")
+	began := sinceBoot()
+	a.mustDel("p")
+	_, err := a.add("p", func(r *clearwayv1.AddRequest) { r.Started = int64(began) })
+	if status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "deleted while it was being added") {
+		t.Errorf("an ADD of before the DEL: %v", err)
+	}
+	if a.book.heldBy(keyOf(attachment("p"))) != nil {
+		t.Error("it holds something")
+	}
+	a.mustAdd("p", func(r *clearwayv1.AddRequest) { r.Started = int64(sinceBoot()) })
+	a.mustDel("p")
+	a.mustAdd("p") // by a plugin that does not say when it began
+}
+
+func TestTombstonesAreBounded(t *testing.T) {
+	var stones tombstones
+	name := func(i int) key { return key{Container: fmt.Sprint(i), Ifname: "eth0"} }
+	for i := range 2 * maxTombstones {
+		stones.bury(name(i), time.Second)
+	}
+	if len(stones.at) != maxTombstones || len(stones.order) != maxTombstones {
+		t.Errorf("%d and %d are kept", len(stones.at), len(stones.order))
+	}
+	if last := name(2*maxTombstones - 1); stones.covers(name(0), 1) || !stones.covers(last, 1) || stones.covers(last, 0) || stones.covers(last, time.Second) {
+		t.Error("the wrong ones are kept")
+	}
+	stones.bury(name(1), keepTombstone)
+	stones.bury(name(1), keepTombstone+2*time.Second)
+	if len(stones.at) != 1 || len(stones.order) != 2 || !stones.covers(name(1), keepTombstone+time.Second) {
+		t.Errorf("%v", stones)
+	}
+}
+
+// TestStatusTellsOfPodsThatAreCutOff: 51 in place of 50 when Pods hold addresses of a block that was lost.
+func TestStatusTellsOfPodsThatAreCutOff(t *testing.T) {
+	d := nodetest.New(t)
+	d.Pool("pods", &clearwayv1.IPPoolSpec{Cidr: "10.244.0.0/24"})
+	a := run(t, d, t.TempDir())
+	a.mustAdd("c")
+	wantCode(t, statusOf(a.book.limited(refuse(cniUnavailable, "none"))), cniUnavailable, "none")
+	record, _ := a.book.record(netip.MustParsePrefix("10.244.0.0/26"))
+	if _, err := a.write(context.Background(), blockGoneRecord{CIDR: record.CIDR, Generation: record.Generation}); err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, statusOf(a.book.limited(refuse(cniUnavailable, "none"))), cniUnavailableLimited, "1 addresses that Pods have")
+	wantCode(t, statusOf(a.book.limited(refuse(cniTryLater, "none"))), cniTryLater, "none")
 }

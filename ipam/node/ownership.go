@@ -27,6 +27,7 @@ const (
 type ownership struct {
 	incarnation string
 	revision    int64
+	term        uint64
 	entries     map[string]*clearwayv1.OwnershipEntry
 	told        bool // OnOwnership has been given this copy
 	dirty       bool // the disk has an older one
@@ -52,15 +53,26 @@ func (o *ownership) apply(group []*clearwayv1.WatchOwnershipResponse) {
 				o.entries[entryKey(entry)] = entry
 			}
 		}
-		o.incarnation, o.revision = piece.GetIncarnation(), piece.GetRevision()
+		o.incarnation, o.revision, o.term = piece.GetIncarnation(), piece.GetRevision(), piece.GetTerm()
 	}
 	o.told, o.dirty = true, true
+}
+
+// orphans are the blocks whose owners have gone without a word.
+func (o *ownership) orphans() []clearwayv1.Orphan {
+	var found []clearwayv1.Orphan
+	for _, entry := range o.entries {
+		if b := entry.GetBlock(); b.GetState() == clearwayv1.BlockState_BLOCK_STATE_ORPHANED {
+			found = append(found, clearwayv1.Orphan{CIDR: b.GetCidr(), Generation: b.GetGeneration()})
+		}
+	}
+	return found
 }
 
 // whole is the copy as one piece.
 func (o *ownership) whole() *clearwayv1.WatchOwnershipResponse {
 	piece := &clearwayv1.WatchOwnershipResponse{
-		Incarnation: o.incarnation, Revision: o.revision, Reset_: true, Complete: true,
+		Incarnation: o.incarnation, Revision: o.revision, Term: o.term, Reset_: true, Complete: true,
 	}
 	for _, k := range slices.Sorted(maps.Keys(o.entries)) {
 		piece.Entries = append(piece.Entries, o.entries[k])
@@ -105,6 +117,9 @@ func (l *link) watchOwnership(ctx context.Context, s *session) error {
 		l.mu.Lock()
 		l.owners.apply(group) // after it is queued: the copy is never ahead of what is told
 		l.mu.Unlock()
+		if at := end(group); at.incarnation == s.incarnation {
+			l.reach(at)
+		}
 		group, size = nil, 0
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/clearway/clearway/ipam/node/journal"
+	"github.com/clearway/clearway/ipam/proof"
 	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
 )
 
@@ -21,6 +22,10 @@ const (
 	typeAssign    uint8 = 6
 	typeRelease   uint8 = 7
 	typeRest      uint8 = 8
+	typeCall      uint8 = 9
+	typeSplit     uint8 = 10
+	typeStore     uint8 = 11
+	typeAllowance uint8 = 12
 )
 
 // record is what the book applies; each is one change that holds wholly or not at all.
@@ -40,8 +45,16 @@ type blockRecord struct {
 	NodeUID    string       `json:"nodeUID,omitempty"`
 	RequestKey string       `json:"requestKey,omitempty"`
 	Claimed    time.Time    `json:"claimed,omitzero"`
-	// Sealed: no new address comes from it in this boot.
+	// Sealed: no new address comes from it before each of its addresses is accounted for, or a new boot.
 	Sealed bool `json:"sealed,omitempty"`
+	// Withdrawing: it was called back out of Parent, and gives no address. Until it is given back Parent is advertised in
+	// its stead, if it is known.
+	Withdrawing bool         `json:"withdrawing,omitempty"`
+	Parent      netip.Prefix `json:"parent,omitzero"`
+	// RestUntil: until then its addresses rest, because of the owner before.
+	RestUntil time.Time `json:"restUntil,omitzero"`
+	// Floating is whose it is, of a Floating pool: the block is one address.
+	Floating holder `json:"floating,omitzero"`
 }
 
 // blockGoneRecord: the node no longer owns the block. What is assigned in it is stranded.
@@ -55,6 +68,19 @@ type returnRecord struct {
 	CIDR       netip.Prefix `json:"cidr"`
 	RequestKey string       `json:"requestKey"`
 	RestUntil  time.Time    `json:"restUntil,omitzero"`
+}
+
+// callRecord: this part of the block is called back under an id, and gives no address; without an id it is not any more.
+type callRecord struct {
+	CIDR netip.Prefix `json:"cidr"`
+	Part netip.Prefix `json:"part"`
+	ID   string       `json:"id,omitempty"`
+}
+
+// splitRecord: these blocks are in the place of one that the node had. What is assigned beside them is stranded.
+type splitRecord struct {
+	CIDR  netip.Prefix  `json:"cidr"`
+	Parts []blockRecord `json:"parts"`
 }
 
 // claimRecord: a claim from this pool is about to be sent under this key, or, without a key, is closed.
@@ -71,6 +97,12 @@ type assignRecord struct {
 	Time  time.Time `json:"time"`
 	// Number is the generation: that of the record that made it. 0: this record's own.
 	Number uint64 `json:"number,omitempty"`
+	// Netns is where the attachment lives, as far as it could be seen.
+	Netns proof.Namespace `json:"netns,omitzero"`
+	// Owner is who keeps the addresses over the life of the Pod, where it is not the Pod's own name.
+	Owner string `json:"owner,omitempty"`
+	// Quotas are those that took the Pod when it got its addresses.
+	Quotas []string `json:"quotas,omitempty"`
 }
 
 // releaseRecord: the attachment no longer holds what the record of this number gave it.
@@ -89,6 +121,21 @@ type restRecord struct {
 type restingAddress struct {
 	Addr  netip.Addr `json:"a"`
 	Until time.Time  `json:"t"`
+	// Owner may have it before.
+	Owner string `json:"o,omitempty"`
+}
+
+// allowanceRecord: the node may give so many addresses of a quota. A lower one is here before ipamd hears of it.
+type allowanceRecord struct {
+	Quota      string `json:"quota"`
+	UID        string `json:"uid"`
+	Amount     int64  `json:"amount"`
+	Generation int64  `json:"generation"`
+}
+
+// storeRecord: the node's blocks are as the store of this incarnation has them.
+type storeRecord struct {
+	Incarnation string `json:"incarnation"`
 }
 
 // key names an attachment.
@@ -132,6 +179,8 @@ type held struct {
 	Gateway netip.Addr   `json:"gw,omitzero"`
 
 	rested time.Time // until when it should have rested when it was reserved; zero: it was ready
+	owner  string    // it rested for this owner, who has it again; empty: for nobody, or it was cut short
+	quotas []string  // those that take the Pod, while it is reserved
 }
 
 func (bootRecord) recordType() uint8      { return typeBoot }
@@ -142,6 +191,10 @@ func (claimRecord) recordType() uint8     { return typeClaim }
 func (assignRecord) recordType() uint8    { return typeAssign }
 func (releaseRecord) recordType() uint8   { return typeRelease }
 func (restRecord) recordType() uint8      { return typeRest }
+func (callRecord) recordType() uint8      { return typeCall }
+func (splitRecord) recordType() uint8     { return typeSplit }
+func (storeRecord) recordType() uint8     { return typeStore }
+func (allowanceRecord) recordType() uint8 { return typeAllowance }
 
 func encode(r record) (journal.Entry, error) {
 	payload, err := json.Marshal(r)
@@ -169,6 +222,14 @@ func decode(recordType uint8, payload []byte) (record, error) {
 		return decodeAs[releaseRecord](payload)
 	case typeRest:
 		return decodeAs[restRecord](payload)
+	case typeCall:
+		return decodeAs[callRecord](payload)
+	case typeSplit:
+		return decodeAs[splitRecord](payload)
+	case typeStore:
+		return decodeAs[storeRecord](payload)
+	case typeAllowance:
+		return decodeAs[allowanceRecord](payload)
 	}
 	return nil, fmt.Errorf("journal record of type %d: this program does not know it; a newer one wrote it", recordType)
 }

@@ -3,6 +3,8 @@ package node
 import (
 	"context"
 	"fmt"
+	"net/netip"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -77,6 +79,7 @@ func (l *link) reportOnce(ctx context.Context, s *session) error {
 	request.Node, request.SessionId = l.options.Node, s.id
 	request.Ready = request.GetReady() && l.Ready()
 	request.Blocks = l.book.blockUse()
+	l.reportOrphans(request)
 	l.mu.Lock()
 	l.addEvents(request.GetEvents())
 	request.Events, l.events = l.events, nil
@@ -91,6 +94,41 @@ func (l *link) reportOnce(ctx context.Context, s *session) error {
 		l.mu.Unlock()
 	}
 	return err
+}
+
+// reportOrphans tells which orphaned blocks somebody still holds, as far as this node hears.
+func (l *link) reportOrphans(request *clearwayv1.ReportStatusRequest) {
+	if l.options.Heard == nil {
+		return
+	}
+	l.mu.Lock()
+	orphans := l.owners.orphans()
+	l.mu.Unlock()
+	prefixes := make([]netip.Prefix, 0, len(orphans))
+	for _, one := range orphans {
+		prefix, err := netip.ParsePrefix(one.CIDR)
+		if err != nil {
+			return // it cannot be looked for
+		}
+		prefixes = append(prefixes, prefix)
+	}
+	var heard []netip.Prefix
+	if len(prefixes) > 0 {
+		var err error
+		if heard, err = l.options.Heard(prefixes); err != nil {
+			l.log.Warn("orphaned blocks could not be looked for", "error", err)
+			return
+		}
+	}
+	for _, own := range l.book.advertised() {
+		if slices.ContainsFunc(prefixes, own.Overlaps) {
+			heard = append(heard, own)
+		}
+	}
+	request.OrphansDigest = clearwayv1.OrphansDigest(orphans)
+	for _, prefix := range heard {
+		request.HeldOrphans = append(request.HeldOrphans, prefix.String())
+	}
 }
 
 func (b *book) blockUse() []*clearwayv1.BlockUse {

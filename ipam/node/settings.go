@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	"go4.org/netipx"
 
@@ -16,7 +17,8 @@ import (
 // settings are what a snapshot means for addresses. They are never changed once made.
 type settings struct {
 	pools    []pool.Pool
-	reserved []netipx.IPRange
+	reserved []pool.Reservation
+	quotas   []pool.Quota // those with a limit of addresses
 	ipam     pool.Configuration
 	labels   map[string]string
 }
@@ -42,7 +44,16 @@ func newSettings(snapshot *clearwayv1.NodeSnapshot, ownLabels map[string]string)
 		if len(violations) > 0 {
 			faults = append(faults, fault(object, violations))
 		}
-		s.reserved = append(s.reserved, r.Ranges...)
+		s.reserved = append(s.reserved, r)
+	}
+	for _, object := range snapshot.GetQuotas() {
+		q, violations := pool.ParseQuota(object)
+		switch {
+		case len(violations) > 0:
+			faults = append(faults, fault(object, violations))
+		case q.Addresses != pool.Unlimited:
+			s.quotas = append(s.quotas, q)
+		}
 	}
 	ipam, violations := pool.ParseIPAMConfiguration(snapshot.GetIpamConfiguration())
 	if len(violations) > 0 {
@@ -73,13 +84,20 @@ func (s *settings) pool(name string) (pool.Pool, bool) {
 	return pool.Pool{}, false
 }
 
-// excluded are the addresses of a block that are never given out.
-func (s *settings) excluded(poolName string, block netip.Prefix) []netipx.IPRange {
+// excluded are the addresses of a block that are not given out at a time.
+func (s *settings) excluded(poolName string, block netip.Prefix, now time.Time) []netipx.IPRange {
 	p, ok := s.pool(poolName)
 	if !ok {
 		return nil
 	}
-	return pool.Excluded(p, block, s.reserved)
+	ranges, _ := pool.Reserved(s.reserved, now)
+	return pool.Excluded(p, block, ranges)
+}
+
+// drains tells whether a block is to be emptied and given back. Nothing is known of a pool that is not there.
+func (s *settings) drains(poolName string, block netip.Prefix) bool {
+	p, ok := s.pool(poolName)
+	return ok && p.Drains(block)
 }
 
 // configuration is the IPAMConfiguration in force, also while no snapshot is known.
@@ -91,15 +109,16 @@ func (s *settings) configuration() pool.Configuration {
 }
 
 // choose finds the pools a Pod may use, of each family in the order in which they are tried.
-func (s *settings) choose(wanted []string) (pool.Choice, error) {
-	choice, err := pool.Choose(s.pools, s.labels, wanted)
+func (s *settings) choose(query pool.Query) (pool.Choice, error) {
+	query.NodeLabels = s.labels
+	choice, err := pool.Choose(s.pools, query)
 	switch {
 	case err == nil:
 		return choice, nil
 	case errors.Is(err, pool.ErrNotAllowed):
-		return choice, &cniError{code: cniPoolNotAllowed, msg: "pools of the network configuration", err: err}
-	case errors.Is(err, pool.ErrUnknown):
-		return choice, &cniError{code: cniBadConfig, msg: "pools of the network configuration", err: err}
+		return choice, &cniError{code: cniPoolNotAllowed, msg: "pool not allowed", err: err}
+	case errors.Is(err, pool.ErrUnknown), errors.Is(err, pool.ErrFamily), errors.Is(err, pool.ErrKinds):
+		return choice, &cniError{code: cniBadConfig, msg: "wrong pool", err: err}
 	}
 	return choice, &cniError{code: cniTryLater, msg: "no address can be given", err: err}
 }

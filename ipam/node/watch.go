@@ -71,7 +71,17 @@ func (l *link) takeSnapshot(s *session, snapshot *clearwayv1.NodeSnapshot) error
 		}
 		l.configure(snapshot, false)
 	}
+	l.reach(positionOf(snapshot))
 	l.settle()
+	if !older {
+		if err := l.takeSplits(context.Background(), snapshot.GetBlocks(), nil); err != nil {
+			return err
+		}
+		l.hearCalls(snapshot)
+		if err := l.takeAllowances(context.Background(), snapshot.GetAllowances(), snapshot.GetRevision()); err != nil {
+			return err
+		}
+	}
 	if missing := l.book.missing(snapshot.GetBlocks(), snapshot.GetRevision()); len(missing) > 0 && snapshot.GetRevision() > s.revision {
 		return fmt.Errorf("%w: %v", errOwnership, missing)
 	}
@@ -86,7 +96,7 @@ func (l *link) answerQuery(ctx context.Context, s *session, query *clearwayv1.Qu
 		ctx, cancel = context.WithDeadline(ctx, deadline.AsTime())
 		defer cancel()
 	}
-	resources, failed := l.list(ctx, query.GetList())
+	resources, verified, failed := l.answer(ctx, query)
 	stream, err := s.client.AnswerQuery(ctx)
 	if err != nil {
 		l.log.Info("operator's question could not be answered", "error", err)
@@ -99,7 +109,7 @@ func (l *link) answerQuery(ctx context.Context, s *session, query *clearwayv1.Qu
 	if failed != nil {
 		err = piece(&clearwayv1.AnswerQueryRequest{Error: failed.Error()})
 	} else if len(resources) == 0 {
-		err = piece(&clearwayv1.AnswerQueryRequest{Answer: &clearwayv1.ListResponse{}})
+		err = piece(&clearwayv1.AnswerQueryRequest{Answer: &clearwayv1.ListResponse{}, Verify: verified})
 	}
 	for part := range slices.Chunk(resources, queryPiece) {
 		if failed == nil && err == nil {
@@ -109,6 +119,19 @@ func (l *link) answerQuery(ctx context.Context, s *session, query *clearwayv1.Qu
 	if _, closeErr := stream.CloseAndRecv(); closeErr != nil {
 		l.log.Info("operator's question could not be answered", "error", closeErr)
 	}
+}
+
+// answer answers either kind of question.
+func (n *Node) answer(ctx context.Context, query *clearwayv1.Query) ([]*clearwayv1.Resource, *clearwayv1.VerifyAnswer, error) {
+	if query.GetVerify() == nil {
+		resources, err := n.list(ctx, query.GetList())
+		return resources, nil, err
+	}
+	if n.options.Verify == nil {
+		return nil, nil, errors.New("this agent does not compare routes")
+	}
+	verified, err := n.options.Verify(ctx, query.GetVerify())
+	return nil, verified, err
 }
 
 // list answers for every kind: by itself, or by whoever knows.

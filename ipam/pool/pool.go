@@ -3,7 +3,11 @@ package pool
 import (
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
+	"time"
 
+	"go4.org/netipx"
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/clearway/clearway/ipam/cidr"
@@ -31,11 +35,30 @@ type Pool struct {
 	// BlockBits is the prefix length of blocks, MinBlockBits of the smallest one: CIDR.Bits() <= BlockBits <=
 	// MinBlockBits <= 32 or 128. Of the kinds that are not carved both are the length of a single address.
 	BlockBits, MinBlockBits int
-	// Gateway is in CIDR; the zero Addr for LoadBalancer.
+	// Rigid: each block is a subnet of its own with its own gateway, is never split, and a node has one of them.
+	Rigid bool
+	// Gateway is in CIDR; the zero Addr for LoadBalancer, and for a Rigid pool.
 	Gateway      netip.Addr
 	NodeSelector labels.Selector // never nil
-	Disabled     bool
-	Priority     int // greater goes first
+	// NamespaceSelector and PodSelector are never nil; empty: the pool is for every Pod.
+	NamespaceSelector, PodSelector labels.Selector
+
+	Disabled bool
+	// Drain and Deleted: see Draining. DrainTo is the pool that serves instead, or empty.
+	Drain, Deleted bool
+	DrainTo        string
+	// DrainCIDRs are parts of CIDR that are drained.
+	DrainCIDRs []netip.Prefix
+	// ReservedFirst and ReservedLast are how many addresses at the ends of the subnet are given to nobody.
+	ReservedFirst, ReservedLast int
+	// StickyTime is for how long an address of a Floating pool that was given up is kept for its owner.
+	StickyTime time.Duration
+	// AvoidBuggyIPs: nor those that end in .0 or .255.
+	AvoidBuggyIPs bool
+	// FormerCIDRs and FormerGateways are what running Pods may still go by.
+	FormerCIDRs    []netip.Prefix
+	FormerGateways []netip.Addr
+	Priority       int // greater goes first
 }
 
 // family is what the rules of Parse know of IPv4 and IPv6.
@@ -48,7 +71,7 @@ type family struct {
 }
 
 var (
-	ipv4 = family{"IPv4", 26, 20, 32, 30, "the network and broadcast address, the gateway, and one to give out"}
+	ipv4 = family{"IPv4", 26, 16, 32, 30, "the network and broadcast address, the gateway, and one to give out"}
 	ipv6 = family{"IPv6", 122, 112, 128, 126, "the subnet-router anycast address, the gateway, and one to give out"}
 )
 
@@ -70,7 +93,10 @@ func Parse(object *clearwayv1.IPPool) (Pool, []*clearwayv1.FieldViolation) {
 		Disabled: spec.GetDisabled(),
 		Priority: int(spec.GetPriority()),
 	}
+	pool.Rigid = parseLayout(&faults, pool.Kind, spec.GetLayout())
 	pool.NodeSelector = parseSelector(&faults, "spec.nodeSelector", spec.GetNodeSelector())
+	pool.parsePodSelectors(&faults, spec)
+	pool.parseDrain(&faults, object)
 	prefix, err := cidr.Parse(spec.GetCidr())
 	switch {
 	case spec.GetCidr() == "":
@@ -82,7 +108,11 @@ func Parse(object *clearwayv1.IPPool) (Pool, []*clearwayv1.FieldViolation) {
 		pool.checkCIDR(&faults)
 		pool.parseBlockSizes(&faults, spec)
 		pool.parseGateway(&faults, spec.GetGateway())
+		pool.parseDrainCIDRs(&faults, spec.GetDrainCidrs())
+		pool.parseReserved(&faults, spec)
 	}
+	pool.parseSticky(&faults, spec.GetStickyTime())
+	pool.readFormer(object.GetStatus())
 	return pool, faults
 }
 
@@ -95,6 +125,38 @@ func parseKind(faults *violations, text string) Kind {
 	}
 	faults.add("spec.kind", text, "must be %s, %s or %s", Block, Floating, LoadBalancer)
 	return Block
+}
+
+// The layouts of a Block pool.
+const (
+	elastic = "Elastic"
+	rigid   = "Rigid"
+)
+
+func parseLayout(faults *violations, kind Kind, text string) (isRigid bool) {
+	switch {
+	case text == "":
+	case text != elastic && text != rigid:
+		faults.add("spec.layout", text, "must be %s or %s", elastic, rigid)
+	case kind != Block:
+		faults.add("spec.layout", text, "a pool of kind %s is not carved into blocks; leave it out, or say kind: %s", kind, Block)
+	}
+	return text == rigid
+}
+
+// defaultStickyTime outlives the move of a Pod to another node, and an operator who looks after a failed one.
+const defaultStickyTime = time.Hour
+
+// maxStickyTime is a year.
+const maxStickyTime = 365 * 24 * time.Hour
+
+func (p *Pool) parseSticky(faults *violations, text string) {
+	const field = "spec.stickyTime"
+	if p.Kind == Floating {
+		p.StickyTime = faults.duration(field, text, defaultStickyTime, 0, maxStickyTime)
+	} else if text != "" {
+		faults.add(field, text, "is for pools of kind %s, and this one is of kind %s; leave it out", Floating, p.Kind)
+	}
 }
 
 // unusable are ranges that no Pod or Service can have an address of, with the reason.
@@ -149,11 +211,27 @@ func (p *Pool) parseBlockSizes(faults *violations, spec *clearwayv1.IPPoolSpec) 
 		return
 	}
 	p.MinBlockBits = p.BlockBits
+	if p.Rigid {
+		p.checkRigidSizes(faults, spec, largest)
+		return
+	}
 	if size := int(spec.GetMinBlockSize()); size != 0 {
 		p.MinBlockBits = size
 	}
 	if p.MinBlockBits < p.BlockBits || p.MinBlockBits > family.smallestBlock {
 		faults.add("spec.minBlockSize", p.MinBlockBits, "must be a prefix length from blockSize, %d, to %d", p.BlockBits, family.smallestBlock)
+	}
+}
+
+// checkRigidSizes holds a Rigid pool's blocks to what a subnet needs, and to one size.
+func (p *Pool) checkRigidSizes(faults *violations, spec *clearwayv1.IPPoolSpec, largest int) {
+	family := familyOf(p.CIDR.Addr())
+	if p.BlockBits > family.smallestPool {
+		faults.add("spec.blockSize", p.BlockBits, "must be a prefix length from %d to %d for layout %s: each block is a subnet of its "+
+			"own, for %s", largest, family.smallestPool, rigid, family.smallestPoolNeeds)
+	}
+	if size := int(spec.GetMinBlockSize()); size != 0 && size != p.BlockBits {
+		faults.add("spec.minBlockSize", size, "blocks of layout %s are all of one size; leave it out", rigid)
 	}
 }
 
@@ -172,6 +250,12 @@ func (p *Pool) parseGateway(faults *violations, text string) {
 	if p.Kind == LoadBalancer {
 		if text != "" {
 			faults.add(field, text, "a pool of kind %s has no gateway; leave it out", LoadBalancer)
+		}
+		return
+	}
+	if p.Rigid {
+		if text != "" {
+			faults.add(field, text, "of layout %s each block has its own, its first host address; leave it out", rigid)
 		}
 		return
 	}
@@ -197,13 +281,185 @@ func (p *Pool) parseGateway(faults *violations, text string) {
 	}
 }
 
+// parsePodSelectors reads who may draw from the pool. Only Pods do so by themselves, and only from Block pools.
+func (p *Pool) parsePodSelectors(faults *violations, spec *clearwayv1.IPPoolSpec) {
+	p.NamespaceSelector = parseSelector(faults, "spec.namespaceSelector", spec.GetNamespaceSelector())
+	p.PodSelector = parseSelector(faults, "spec.podSelector", spec.GetPodSelector())
+	if p.Kind == LoadBalancer && !p.NamespaceSelector.Empty() {
+		faults.add("spec.namespaceSelector", p.NamespaceSelector, "a pool of kind %s is not for Pods; leave it out", LoadBalancer)
+	}
+	if p.Kind == LoadBalancer && !p.PodSelector.Empty() {
+		faults.add("spec.podSelector", p.PodSelector, "a pool of kind %s is not for Pods; leave it out", LoadBalancer)
+	}
+}
+
+// parseDrain reads whether the pool is drained, and into which other one.
+func (p *Pool) parseDrain(faults *violations, object *clearwayv1.IPPool) {
+	spec := object.GetSpec()
+	p.Drain, p.DrainTo, p.Deleted = spec.GetDrain(), spec.GetDrainTo(), object.GetMetadata().GetDeletionTimestamp() != nil
+	if p.Drain && p.Kind != Block {
+		faults.add("spec.drain", true, "a pool of kind %s has no blocks to drain; say disabled: true", p.Kind)
+	}
+	switch {
+	case p.DrainTo == "":
+	case !p.Drain:
+		faults.add("spec.drainTo", p.DrainTo, "says where a pool is drained to, and this one is not drained; add drain: true, or leave it out")
+	case p.DrainTo == p.Name:
+		faults.add("spec.drainTo", p.DrainTo, "is this pool itself; name another IPPool")
+	}
+}
+
+// Draining tells whether the pool gives no new blocks and no new addresses, and its blocks are given back as they empty.
+func (p Pool) Draining() bool { return p.Drain || p.Deleted }
+
+// Drains tells whether a block of the pool is to be given back when it is empty, and gives no address until then.
+func (p Pool) Drains(block netip.Prefix) bool {
+	return p.Draining() || slices.ContainsFunc(p.DrainCIDRs, block.Overlaps)
+}
+
+// maxDrainCIDRs bounds what every block is compared with.
+const maxDrainCIDRs = 100
+
+func (p *Pool) parseDrainCIDRs(faults *violations, texts []string) {
+	const field = "spec.drainCIDRs"
+	switch {
+	case len(texts) == 0:
+	case p.Kind != Block:
+		faults.add(field, strings.Join(texts, ","), "a pool of kind %s has no blocks to drain; leave it out", p.Kind)
+		return
+	case len(texts) > maxDrainCIDRs:
+		faults.add(field, fmt.Sprintf("%d entries", len(texts)), "must have at most %d entries; use larger prefixes", maxDrainCIDRs)
+		return
+	}
+	for i, text := range texts {
+		prefix, err := cidr.Parse(text)
+		switch {
+		case err != nil:
+			faults.add(fmt.Sprintf("%s[%d]", field, i), text, "%s", cidr.Reason(err))
+		case !cidr.Contains(p.CIDR, prefix):
+			faults.add(fmt.Sprintf("%s[%d]", field, i), text, "is outside of the pool, %s; leave it out", p.CIDR)
+		default:
+			p.DrainCIDRs = append(p.DrainCIDRs, prefix)
+		}
+	}
+}
+
+// readFormer takes what ipamd wrote; what cannot be read is left out.
+func (p *Pool) readFormer(status *clearwayv1.IPPoolStatus) {
+	for _, text := range status.GetFormerCidrs() {
+		if prefix, err := cidr.Parse(text); err == nil {
+			p.FormerCIDRs = append(p.FormerCIDRs, prefix)
+		}
+	}
+	for _, text := range status.GetFormerGateways() {
+		if addr, err := cidr.ParseAddress(text); err == nil {
+			p.FormerGateways = append(p.FormerGateways, addr)
+		}
+	}
+}
+
+// maxReserved bounds ReservedFirst and ReservedLast.
+const maxReserved = 1 << 16
+
+func defaultReservedLast(subnet netip.Prefix) int {
+	if subnet.Addr().Is4() {
+		return 1
+	}
+	return 0
+}
+
+// parseReserved reads how many addresses at the pool's ends, and which others, are left out.
+func (p *Pool) parseReserved(faults *violations, spec *clearwayv1.IPPoolSpec) {
+	p.AvoidBuggyIPs = spec.GetAvoidBuggyIps()
+	if p.Kind != LoadBalancer {
+		p.ReservedFirst, p.ReservedLast = 1, defaultReservedLast(p.CIDR)
+	}
+	if p.AvoidBuggyIPs && p.Kind == Block && p.CIDR.Addr().Is4() && p.MinBlockBits == 32 {
+		faults.add("spec.avoidBuggyIPs", true, "with blocks of a single address some would have none to give; say a minBlockSize of at most 31")
+	}
+	if p.Kind != LoadBalancer && p.CIDR.Bits() > familyOf(p.CIDR.Addr()).smallestPool {
+		return // too small anyhow
+	}
+	before := len(*faults)
+	p.parseCount(faults, "spec.reservedFirst", spec.ReservedFirst, &p.ReservedFirst) //nolint:protogetter // absent is not 0
+	p.parseCount(faults, "spec.reservedLast", spec.ReservedLast, &p.ReservedLast)    //nolint:protogetter // absent is not 0
+	gateway := 0
+	if p.Gateway.IsValid() {
+		gateway = 1
+	}
+	if size := cidr.Count(p.CIDR); len(*faults) == before && uint64(p.ReservedFirst+p.ReservedLast+gateway) >= size && p.Kind != LoadBalancer {
+		faults.add("spec.reservedFirst", p.ReservedFirst, "with reservedLast, %d, and the gateway nothing is left of the %d addresses of %s", p.ReservedLast, size, p.CIDR)
+	}
+}
+
+func (p *Pool) parseCount(faults *violations, field string, said *int32, count *int) {
+	switch {
+	case said == nil:
+	case p.Rigid:
+		faults.add(field, *said, "of layout %s each block leaves out its own first and last address; leave it out", rigid)
+	case *said < 0 || *said > maxReserved || uint64(*said) >= cidr.Count(p.CIDR):
+		faults.add(field, *said, "must be from 0 to %d, and less than the pool's addresses", maxReserved)
+	default:
+		*count = int(*said)
+	}
+}
+
+// Parts are the parts of the pool out of which blocks of a length are carved: all but those that would be drained, and
+// but those of which no address could be given, for the reserved ranges and the pool's own rules.
+func (p Pool) Parts(length int, reserved []netipx.IPRange) []netip.Prefix {
+	var left, useless netipx.IPSetBuilder
+	left.AddPrefix(p.CIDR)
+	for _, drained := range p.DrainCIDRs {
+		left.RemovePrefix(netip.PrefixFrom(drained.Addr(), min(drained.Bits(), length)).Masked())
+	}
+	for _, addresses := range reserved {
+		if addresses.From().Is4() == p.CIDR.Addr().Is4() {
+			useless.AddRange(addresses)
+		}
+	}
+	if !p.Rigid { // its blocks have ends of their own
+		p.excludeEnds(&useless, p.CIDR)
+	}
+	set, _ := useless.IPSet() // its parts are valid: they come from parsed values
+	for _, prefix := range set.Prefixes() {
+		if prefix.Bits() <= length {
+			left.RemovePrefix(prefix)
+		}
+	}
+	parts, _ := left.IPSet()
+	return parts.Prefixes()
+}
+
+// ForAll tells whether the pool is for every Pod, whatever is known of it.
+func (p Pool) ForAll() bool { return p.closeness() == 0 }
+
 // Selects tells whether a node of these labels may use the pool, disabled or not.
 func (p Pool) Selects(nodeLabels map[string]string) bool {
 	return p.NodeSelector.Matches(labels.Set(nodeLabels))
 }
 
-// Address is an address as the CNI answer has it: with the pool's prefix length.
-func (p Pool) Address(addr netip.Addr) netip.Prefix { return netip.PrefixFrom(addr, p.CIDR.Bits()) }
+// Link is what a Pod with an address in a block sees as its subnet: the prefix length and the gateway. They are the
+// pool's, or, of a Rigid pool, the block's own.
+func (p Pool) Link(block netip.Prefix) (bits int, gateway netip.Addr) {
+	if p.Rigid {
+		return block.Bits(), block.Addr().Next()
+	}
+	return p.CIDR.Bits(), p.Gateway
+}
+
+// IsGateway tells whether an address is what Pods with an address in a block have as their gateway, or had before the pool
+// changed: the node itself has it on every Pod's link.
+func (p Pool) IsGateway(block netip.Prefix, address netip.Addr) bool {
+	_, gateway := p.Link(block)
+	return address == gateway || slices.Contains(p.FormerGateways, address)
+}
+
+func layoutOf(p Pool) string {
+	if p.Rigid {
+		return rigid
+	}
+	return elastic
+}
 
 // CheckOverlap tells whether a pool overlaps any other; one of its own name is its former self and not compared.
 func CheckOverlap(pools []Pool, candidate Pool) []*clearwayv1.FieldViolation {
@@ -221,29 +477,25 @@ func CheckOverlap(pools []Pool, candidate Pool) []*clearwayv1.FieldViolation {
 	if len(met) > 1 {
 		more = fmt.Sprintf(" and %d more", len(met)-1)
 	}
+	if met[0].Deleted {
+		more = ", which is being deleted and there until its last block came back" + more
+	}
 	faults.add("spec.cidr", candidate.CIDR, "overlaps IPPool/%s, %s%s; no two pools may overlap", met[0].Name, met[0].CIDR, more)
 	return faults
 }
 
-// CheckChange tells what of a pool may not become of another one of its name while these blocks (or addresses, as
-// prefixes of full length) of it are in use.
-func CheckChange(was, candidate Pool, inUse []netip.Prefix) []*clearwayv1.FieldViolation {
-	if len(inUse) == 0 {
+// CheckChange tells what of a pool may not become of another one of its name while nodes have some blocks of it. What
+// is asked of the cidr and the gateway depends on where the blocks lie, and is not judged here.
+func CheckChange(was, candidate Pool, blocks int64) []*clearwayv1.FieldViolation {
+	if blocks == 0 {
 		return nil
 	}
 	var faults violations
 	if was.Kind != candidate.Kind {
-		faults.add("spec.kind", candidate.Kind, "is %s, and %d prefixes of the pool are in use; make another pool", was.Kind, len(inUse))
+		faults.add("spec.kind", candidate.Kind, "is %s, and nodes have %d blocks of the pool; make another pool", was.Kind, blocks)
 	}
-	for _, prefix := range inUse {
-		if !cidr.Contains(candidate.CIDR, prefix) {
-			faults.add("spec.cidr", candidate.CIDR, "leaves out %s, which is in use; keep it inside, or make another pool", prefix)
-			break
-		}
-	}
-	// Running Pods have the old one as their route out.
-	if was.Gateway != candidate.Gateway {
-		faults.add("spec.gateway", candidate.Gateway, "is %s for Pods that run; keep it, or make another pool", was.Gateway)
+	if was.Rigid != candidate.Rigid {
+		faults.add("spec.layout", layoutOf(candidate), "is %s, and nodes have %d blocks of the pool; make another pool", layoutOf(was), blocks)
 	}
 	return faults
 }

@@ -70,7 +70,7 @@ func TestNamedErrorsOfPools(t *testing.T) {
 		{`{"cidr": "10.0.0.0/31", "blockSize": 31}`, `spec.cidr "10.0.0.0/31": is too small: a pool needs at least a /30, for the network and broadcast address, the gateway, and one to give out`},
 		{`{"cidr": "fd00::/127", "blockSize": 128}`, `spec.cidr "fd00::/127": is too small: a pool needs at least a /126, for the subnet-router anycast address, the gateway, and one to give out`},
 		{`{"cidr": "10.244.0.0/16", "kind": "block"}`, `spec.kind "block": must be Block, Floating or LoadBalancer`},
-		{`{"cidr": "10.244.0.0/16", "blockSize": 19}`, `spec.blockSize "19": must be a prefix length from 20 to 32 for IPv4`},
+		{`{"cidr": "10.244.0.0/16", "blockSize": 15}`, `spec.blockSize "15": must be a prefix length from 16 to 32 for IPv4`},
 		{`{"cidr": "10.244.0.0/24", "blockSize": 33}`, `spec.blockSize "33": must be a prefix length from 24 to 32 for IPv4`},
 		{`{"cidr": "10.244.0.0/24", "blockSize": -1}`, `spec.blockSize "-1": must be a prefix length from 24 to 32 for IPv4`},
 		{`{"cidr": "fd00::/48", "blockSize": 26}`, `spec.blockSize "26": must be a prefix length from 112 to 128 for IPv6`},
@@ -86,6 +86,21 @@ func TestNamedErrorsOfPools(t *testing.T) {
 		{`{"cidr": "fd00::/48", "gateway": "fd00::"}`, `spec.gateway "fd00::": is the subnet-router anycast address of fd00::/48 (RFC 4291 section 2.6.1); the next, fd00::1, is the default`},
 		{`{"cidr": "10.244.0.0/16", "gateway": "10.244.0.1/16"}`, `spec.gateway "10.244.0.1/16": an address without prefix length is wanted`},
 		{`{"cidr": "10.244.0.0/16", "kind": "LoadBalancer", "gateway": "10.244.0.1"}`, `spec.gateway "10.244.0.1": a pool of kind LoadBalancer has no gateway; leave it out`},
+		{`{"cidr": "10.244.0.0/16", "reservedFirst": -1}`, `spec.reservedFirst "-1": must be from 0 to 65536, and less than the pool's addresses`},
+		{`{"cidr": "10.244.0.0/24", "reservedLast": 256}`, `spec.reservedLast "256": must be from 0 to 65536, and less than the pool's addresses`},
+		{`{"cidr": "10.244.0.0/24", "reservedFirst": 128, "reservedLast": 127}`, `spec.reservedFirst "128": with reservedLast, 127, and the gateway nothing is left of the 256 addresses of 10.244.0.0/24`},
+		{`{"cidr": "10.244.0.0/16", "layout": "Rigid", "reservedFirst": 4}`, `spec.reservedFirst "4": of layout Rigid each block leaves out its own first and last address; leave it out`},
+		{`{"cidr": "10.244.0.0/16", "blockSize": 32, "avoidBuggyIPs": true}`, `spec.avoidBuggyIPs "true": with blocks of a single address some would have none to give; say a minBlockSize of at most 31`},
+		{`{"cidr": "10.244.0.0/16", "drainCIDRs": ["10.244.0.1/24"]}`, `spec.drainCIDRs[0] "10.244.0.1/24": host bits are set; the prefix is 10.244.0.0/24`},
+		{`{"cidr": "10.244.0.0/16", "drainCIDRs": ["10.245.0.0/24"]}`, `spec.drainCIDRs[0] "10.245.0.0/24": is outside of the pool, 10.244.0.0/16; leave it out`},
+		{`{"cidr": "10.244.0.0/16", "kind": "Floating", "drainCIDRs": ["10.244.0.0/24"]}`, `spec.drainCIDRs "10.244.0.0/24": a pool of kind Floating has no blocks to drain; leave it out`},
+		{`{"cidr": "10.244.0.0/16", "kind": "LoadBalancer", "podSelector": {"matchLabels": {"a": "b"}}}`, `spec.podSelector "a=b": a pool of kind LoadBalancer is not for Pods; leave it out`},
+		{`{"cidr": "10.244.0.0/16", "namespaceSelector": {"matchExpressions": [{"key": "a", "operator": "in"}]}}`, `spec.namespaceSelector.matchExpressions[0].operator "in": must be In, NotIn, Exists or DoesNotExist`},
+		{`{"cidr": "10.244.0.0/16", "layout": "rigid"}`, `spec.layout "rigid": must be Elastic or Rigid`},
+		{`{"cidr": "10.244.0.0/16", "kind": "Floating", "layout": "Rigid"}`, `spec.layout "Rigid": a pool of kind Floating is not carved into blocks; leave it out, or say kind: Block`},
+		{`{"cidr": "10.244.0.0/16", "layout": "Rigid", "blockSize": 31}`, `spec.blockSize "31": must be a prefix length from 16 to 30 for layout Rigid: each block is a subnet of its own, for the network and broadcast address, the gateway, and one to give out`},
+		{`{"cidr": "10.244.0.0/16", "layout": "Rigid", "minBlockSize": 28}`, `spec.minBlockSize "28": blocks of layout Rigid are all of one size; leave it out`},
+		{`{"cidr": "10.244.0.0/16", "layout": "Rigid", "gateway": "10.244.0.1"}`, `spec.gateway "10.244.0.1": of layout Rigid each block has its own, its first host address; leave it out`},
 		{`{"cidr": "10.244.0.0/16", "nodeSelector": {"matchLabels": {"a b": "x"}}}`, `spec.nodeSelector.matchLabels[a b] "a b": is no label's name: ...`},
 		{`{"cidr": "10.244.0.0/16", "nodeSelector": {"matchLabels": {"rack": "r 1"}}}`, `spec.nodeSelector.matchLabels[rack] "r 1": is no label's value: ...`},
 		{`{"cidr": "10.244.0.0/16", "nodeSelector": {"matchExpressions": [{"key": "rack", "operator": "in", "values": ["r1"]}]}}`, `spec.nodeSelector.matchExpressions[0].operator "in": must be In, NotIn, Exists or DoesNotExist`},
@@ -167,28 +182,30 @@ func TestNoOverlapOfPools(t *testing.T) {
 
 func TestChangeKeepsWhatIsInUse(t *testing.T) {
 	was := parsed(t, "pods", `{"cidr": "10.0.0.0/16"}`)
-	inUse := []netip.Prefix{netip.MustParsePrefix("10.0.3.0/26")}
 	for _, test := range []struct{ spec, want string }{
 		{`{"cidr": "10.0.0.0/16", "blockSize": 28, "priority": 3, "disabled": true}`, ""},
 		{`{"cidr": "10.0.0.0/14"}`, ""},
-		{`{"cidr": "10.0.0.0/24"}`, `spec.cidr "10.0.0.0/24": leaves out 10.0.3.0/26, which is in use; keep it inside, or make another pool`},
-		{`{"cidr": "10.0.0.0/16", "kind": "Floating"}`, `spec.kind "Floating": is Block, and 1 prefixes of the pool are in use; make another pool`},
-		{`{"cidr": "10.0.0.0/16", "gateway": "10.0.0.9"}`, `spec.gateway "10.0.0.9": is 10.0.0.1 for Pods that run; keep it, or make another pool`},
+		{`{"cidr": "10.0.0.0/16", "kind": "Floating"}`, `spec.kind "Floating": is Block, and nodes have 1 blocks of the pool; make another pool`},
+		{`{"cidr": "10.0.0.0/16", "layout": "Rigid"}`, `spec.layout "Rigid": is Elastic, and nodes have 1 blocks of the pool; make another pool`},
 	} {
 		candidate := parsed(t, "pods", test.spec)
-		if got := written(pool.CheckChange(was, candidate, inUse)); got != test.want {
+		if got := written(pool.CheckChange(was, candidate, 1)); got != test.want {
 			t.Errorf("%s: %s, want %s", test.spec, got, test.want)
 		}
-		if faults := pool.CheckChange(was, candidate, nil); len(faults) > 0 {
+		if faults := pool.CheckChange(was, candidate, 0); len(faults) > 0 {
 			t.Errorf("%s with nothing in use: %s", test.spec, written(faults))
 		}
 	}
 }
 
-func TestAnswerHasThePoolsLength(t *testing.T) {
-	p := parsed(t, "pods", `{"cidr": "10.244.0.0/16"}`)
-	if got := p.Address(netip.MustParseAddr("10.244.3.7")).String(); got != "10.244.3.7/16" {
-		t.Error(got)
+func TestLinkIsThePoolsOrOfARigidPoolTheBlocks(t *testing.T) {
+	block := netip.MustParsePrefix("10.244.3.64/26")
+	for spec, want := range map[string]string{
+		`{"cidr": "10.244.0.0/16"}`: "16 10.244.0.1", `{"cidr": "10.244.0.0/16", "layout": "Rigid"}`: "26 10.244.3.65",
+	} {
+		if bits, gateway := parsed(t, "pods", spec).Link(block); fmt.Sprint(bits, " ", gateway) != want {
+			t.Errorf("%s: %d %s, want %s", spec, bits, gateway, want)
+		}
 	}
 }
 
@@ -204,6 +221,17 @@ func TestExcluded(t *testing.T) {
 		{six, "fd00::40/122", "[fd00::7f-fd00::7f]"},
 		{six, "fd00:0:0:ffff:ffff:ffff:ffff:ffc0/122", "[]"},
 		{`{"cidr": "10.0.0.0/24", "kind": "LoadBalancer"}`, "10.0.0.0/28", "[]"},
+		{`{"cidr": "10.0.0.0/24", "kind": "LoadBalancer", "reservedFirst": 2}`, "10.0.0.0/28", "[10.0.0.0-10.0.0.1]"},
+		{`{"cidr": "10.0.0.0/16", "reservedFirst": 10, "reservedLast": 3}`, "10.0.0.0/28", "[10.0.0.0-10.0.0.9]"},
+		{`{"cidr": "10.0.0.0/16", "reservedFirst": 10, "reservedLast": 3}`, "10.0.255.240/28", "[10.0.255.253-10.0.255.255]"},
+		{`{"cidr": "10.0.0.0/16", "reservedFirst": 0, "reservedLast": 0}`, "10.0.0.0/29", "[10.0.0.1-10.0.0.1]"},
+		{`{"cidr": "10.0.0.0/16", "reservedFirst": 0, "reservedLast": 0}`, "10.0.255.0/24", "[]"},
+		{`{"cidr": "fd00::/48", "reservedFirst": 0, "reservedLast": 2, "gateway": "fd00::9"}`, "fd00:0:0:ffff:ffff:ffff:ffff:ffc0/122", "[fd00::ffff:ffff:ffff:ffff:fffe-fd00::ffff:ffff:ffff:ffff:ffff]"},
+		{`{"cidr": "10.0.0.0/16", "avoidBuggyIPs": true}`, "10.0.4.0/22", "[10.0.4.0-10.0.4.0 10.0.4.255-10.0.5.0 10.0.5.255-10.0.6.0 10.0.6.255-10.0.7.0 10.0.7.255-10.0.7.255]"},
+		{`{"cidr": "10.0.0.0/16", "avoidBuggyIPs": true}`, "10.0.1.64/26", "[]"},
+		{`{"cidr": "fd00::/48", "avoidBuggyIPs": true}`, "fd00::100/122", "[]"},
+		{`{"cidr": "10.0.0.0/16", "layout": "Rigid"}`, "10.0.1.64/26", "[10.0.1.64-10.0.1.65 10.0.1.127-10.0.1.127]"},
+		{`{"cidr": "fd00::/48", "layout": "Rigid"}`, "fd00::80/122", "[fd00::80-fd00::81]"},
 	} {
 		var reserved []netipx.IPRange
 		for _, text := range []string{"10.0.0.60-10.0.0.70", "10.0.0.62-10.0.0.65", "fd00::7f-fd00::7f", "192.0.2.0-192.0.2.255"} {
@@ -234,7 +262,7 @@ func FuzzParsePool(f *testing.F) {
 		if p.CIDR.Masked() != p.CIDR || p.CIDR.Bits() > p.BlockBits || p.BlockBits > p.MinBlockBits || p.MinBlockBits > p.CIDR.Addr().BitLen() {
 			t.Fatalf("accepted %+v", p)
 		}
-		if p.Kind != pool.LoadBalancer && !p.CIDR.Contains(p.Gateway) {
+		if p.Kind != pool.LoadBalancer && !p.Rigid && !p.CIDR.Contains(p.Gateway) {
 			t.Fatalf("gateway %s is outside of %s", p.Gateway, p.CIDR)
 		}
 		first := netip.PrefixFrom(p.CIDR.Addr(), p.BlockBits)

@@ -129,27 +129,57 @@ func (s *Space) Carve(length int) (netip.Prefix, bool) {
 	if length < s.prefix.Bits() || length > s.prefix.Addr().BitLen() {
 		return netip.Prefix{}, false
 	}
-	at, found := s.bestHole(length)
+	at, _, found := s.bestHole(s.prefix, length)
 	if !found {
 		return netip.Prefix{}, false
 	}
-	s.set(at, length, taken)
-	s.taken++
-	return s.prefixAt(at, length), true
+	return s.takeAt(at, length), true
 }
 
-// bestHole is the address of the smallest, lowest hole for a prefix of a length.
-func (s *Space) bestHole(length int) (at key, found bool) {
-	at = keyOf(s.prefix.Addr())
-	if s.root < firstNode {
-		return at, s.root == free
+// CarveFrom is Carve out of parts of the space: prefixes of it of which none overlaps another. What of a hole lies in a
+// part counts as a hole. Its cost is that of Carve for each part.
+func (s *Space) CarveFrom(parts []netip.Prefix, length int) (netip.Prefix, bool) {
+	var best key
+	smallest := -1
+	if length > s.prefix.Addr().BitLen() {
+		return netip.Prefix{}, false
 	}
-	want := s.nodes.at(s.root).holes.longest(length - s.prefix.Bits() - 1)
+	for _, part := range parts {
+		if part.Bits() > length || s.inside(part) != nil {
+			continue
+		}
+		at, hole, found := s.bestHole(part, length)
+		if found && (hole > smallest || hole == smallest && at.less(best)) {
+			best, smallest = at, hole
+		}
+	}
+	if smallest < 0 {
+		return netip.Prefix{}, false
+	}
+	return s.takeAt(best, length), true
+}
+
+func (s *Space) takeAt(at key, length int) netip.Prefix {
+	s.set(at, length, taken)
+	s.taken++
+	return s.prefixAt(at, length)
+}
+
+// bestHole is the address and length of the smallest, lowest hole for a prefix of a length, within a part.
+func (s *Space) bestHole(part netip.Prefix, length int) (at key, hole int, found bool) {
+	at = keyOf(part.Addr())
+	here, depth := s.root, s.prefix.Bits()
+	for ; here >= firstNode && depth < part.Bits(); depth++ {
+		here = s.nodes.at(here).halves[at.bit(depth)]
+	}
+	if here < firstNode {
+		return at, part.Bits(), here == free
+	}
+	want := s.nodes.at(here).holes.longest(length - s.prefix.Bits() - 1)
 	if want < 0 {
-		return at, false
+		return at, 0, false
 	}
-	here := s.root
-	for depth := s.prefix.Bits(); ; depth++ { // here is a node of length depth, with such a hole in it
+	for ; ; depth++ { // here is a node of length depth, with such a hole in it
 		n := s.nodes.at(here)
 		half := 0
 		if !s.halfHas(n.halves[0], depth+1, want) {
@@ -157,7 +187,7 @@ func (s *Space) bestHole(length int) (at key, found bool) {
 			at = at.with(depth)
 		}
 		if here = n.halves[half]; here == free {
-			return at, true
+			return at, depth + 1, true
 		}
 	}
 }
@@ -195,6 +225,37 @@ func (s *Space) FreeBlocks(length int) uint64 {
 		sum = total
 	}
 	return sum
+}
+
+// FreeIn is FreeBlocks within a part of the space, counted up to a limit: its cost grows with that.
+func (s *Space) FreeIn(part netip.Prefix, length int, most uint64) uint64 {
+	if s.inside(part) != nil || length > s.prefix.Addr().BitLen() {
+		return 0
+	}
+	at, here, depth := keyOf(part.Addr()), s.root, s.prefix.Bits()
+	for ; here >= firstNode && depth < part.Bits(); depth++ {
+		here = s.nodes.at(here).halves[at.bit(depth)]
+	}
+	return s.freeUnder(here, part.Bits(), length, most)
+}
+
+func (s *Space) freeUnder(here ref, depth, length int, most uint64) uint64 {
+	switch {
+	case depth > length || here == taken:
+		return 0
+	case here == free && length-depth >= 64:
+		return most
+	case here == free:
+		return min(most, 1<<(length-depth))
+	case s.nodes.at(here).holes.longest(length-s.prefix.Bits()-1) < 0:
+		return 0
+	}
+	halves := s.nodes.at(here).halves
+	low := s.freeUnder(halves[0], depth+1, length, most)
+	if low == most {
+		return most
+	}
+	return low + s.freeUnder(halves[1], depth+1, length, most-low)
 }
 
 // Holes yields each length of which there are holes, with their number, the largest holes first.

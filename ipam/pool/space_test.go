@@ -73,6 +73,21 @@ func (p *pair) Carve(t *rapid.T) {
 	}
 }
 
+func (p *pair) CarveFrom(t *rapid.T) {
+	var parts []netip.Prefix
+	for range rapid.IntRange(0, 4).Draw(t, "parts") {
+		if part := p.within(t); !slices.ContainsFunc(parts, part.Overlaps) {
+			parts = append(parts, part)
+		}
+	}
+	length := rapid.IntRange(p.twin.Prefix.Bits(), p.twin.Prefix.Addr().BitLen()).Draw(t, "length")
+	got, ok := p.space.CarveFrom(parts, length)
+	want, wantOK := p.twin.CarveFrom(parts, length)
+	if got != want || ok != wantOK {
+		t.Fatalf("CarveFrom(%v, %d) = %s, %v; the twin says %s, %v", parts, length, got, ok, want, wantOK)
+	}
+}
+
 func (p *pair) Check(t *rapid.T) {
 	if got, want := slices.Collect(p.space.All()), p.twin.Sorted(); !slices.Equal(got, want) || p.space.Len() != len(want) {
 		t.Fatalf("taken (%d): %v, the twin has %v", p.space.Len(), got, want)
@@ -89,6 +104,14 @@ func (p *pair) Check(t *rapid.T) {
 		if got := p.space.FreeBlocks(length); want.Cmp(new(big.Int).SetUint64(got)) != 0 {
 			t.Fatalf("FreeBlocks(%d) = %d, the twin says %d", length, got, want)
 		}
+	}
+	part, length, most := p.within(t), rapid.IntRange(0, p.twin.Prefix.Addr().BitLen()).Draw(t, "length"), rapid.Uint64Range(0, 9).Draw(t, "most")
+	want := p.twin.FreeIn(part, length)
+	if limit := new(big.Int).SetUint64(most); want.Cmp(limit) > 0 {
+		want = limit
+	}
+	if got := p.space.FreeIn(part, length, most); want.Cmp(new(big.Int).SetUint64(got)) != 0 {
+		t.Fatalf("FreeIn(%s, %d, %d) = %d, the twin says %d", part, length, most, got, want)
 	}
 	for length, count := range p.space.Holes() {
 		if holes[length] != count {

@@ -121,6 +121,8 @@ func keyOf(addr netip.Addr) key {
 	return key{binary.BigEndian.Uint64(raw[:8]), binary.BigEndian.Uint64(raw[8:])}
 }
 
+func (k key) less(other key) bool { return k.hi < other.hi || k.hi == other.hi && k.lo < other.lo }
+
 // bit is the bit at a depth, 0 or 1.
 func (k key) bit(depth int) int {
 	if depth < 64 {

@@ -4,7 +4,7 @@ import (
 	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
 )
 
-// Validate tells every fault of an IPPool, IPReservation or IPAMConfiguration by itself, of what is beside apiVersion,
+// Validate tells every fault of an IPPool, IPReservation, IPQuota or IPAMConfiguration by itself, of what is beside apiVersion,
 // kind and metadata, which are alike in all kinds. Other kinds have none.
 func Validate(object clearwayv1.Object) []*clearwayv1.FieldViolation {
 	switch object := object.(type) {
@@ -13,6 +13,9 @@ func Validate(object clearwayv1.Object) []*clearwayv1.FieldViolation {
 		return faults
 	case *clearwayv1.IPReservation:
 		_, faults := ParseReservation(object)
+		return faults
+	case *clearwayv1.IPQuota:
+		_, faults := ParseQuota(object)
 		return faults
 	case *clearwayv1.IPAMConfiguration:
 		_, faults := ParseIPAMConfiguration(object)

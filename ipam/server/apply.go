@@ -3,7 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
-	"net/netip"
+	"slices"
 
 	"github.com/google/uuid"
 	"google.golang.org/grpc/codes"
@@ -11,7 +11,6 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/clearway/clearway/ipam/cidr"
 	"github.com/clearway/clearway/ipam/pool"
 	"github.com/clearway/clearway/ipam/store/record"
 	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
@@ -25,9 +24,6 @@ const maxApplyBytes = 400 << 10
 func (r *resourceService) Apply(
 	ctx context.Context, request *clearwayv1.ApplyRequest,
 ) (*clearwayv1.ApplyResponse, error) {
-	if err := r.s.mayChange(ctx); err != nil {
-		return nil, err
-	}
 	if err := r.checkApply(request); err != nil {
 		return nil, err
 	}
@@ -41,10 +37,23 @@ func (r *resourceService) Apply(
 			return before, err
 		}
 	}
+	for _, resource := range request.GetResources() {
+		resource.Object().GetMetadata().Source = nil // that is for us to say
+	}
+	if r.s.options.Source != nil && !request.GetDryRun() {
+		return r.s.applyThrough(ctx, request.GetResources(), key)
+	}
+	return r.s.apply(ctx, request.GetResources(), key, request.GetDryRun())
+}
+
+// apply writes resources into the store, all or none.
+func (s *Server) apply(
+	ctx context.Context, resources []*clearwayv1.Resource, key string, dry bool,
+) (*clearwayv1.ApplyResponse, error) {
 	var applied *application
-	err := r.s.claims.do(ctx, true, func(p *plan) error {
-		applied = &application{plan: p, dry: request.GetDryRun()}
-		return applied.run(request.GetResources(), key)
+	err := s.claims.do(ctx, true, func(p *plan) error {
+		applied = &application{plan: p, dry: dry}
+		return applied.run(resources, key)
 	})
 	if err != nil {
 		return nil, err
@@ -136,6 +145,7 @@ type application struct {
 
 func (a *application) run(resources []*clearwayv1.Resource, key string) error {
 	a.answer = &clearwayv1.ApplyResponse{}
+	resources = a.settled(resources)
 	if faults := a.crossFaults(resources); len(faults) > 0 {
 		return refuse(faults)
 	}
@@ -176,20 +186,29 @@ func (a *application) one(given clearwayv1.Object) (*clearwayv1.ApplyResult, err
 	next := forStore(given)
 	setText(next, "api_version", clearwayv1.APIVersion)
 	setText(next, "kind", kind)
+	if made, ok := next.(*clearwayv1.IPPool); ok {
+		a.keepFormer(made)
+	}
 	action := clearwayv1.ApplyResult_ACTION_CREATED
 	if exists {
 		action = clearwayv1.ApplyResult_ACTION_CONFIGURED
 		a.carryOver(before.object, next)
+		keepDeleting(before.object, next)
 		if unchanged(before.object, next) {
 			return &clearwayv1.ApplyResult{
 				Action: clearwayv1.ApplyResult_ACTION_UNCHANGED, Resource: clearwayv1.Wrap(before.object),
 			}, nil
 		}
 	} else {
+		next.GetMetadata().DeletionTimestamp = nil
 		a.bear(next)
 	}
 	a.write(record.Op{Key: record.ConfigKey(kind, name), Value: mustMarshal(next)})
-	return &clearwayv1.ApplyResult{Action: action, Resource: clearwayv1.Wrap(next)}, nil
+	result := &clearwayv1.ApplyResult{Action: action, Resource: clearwayv1.Wrap(next)}
+	if made, ok := next.(*clearwayv1.IPReservation); ok {
+		result.Warnings = a.reservationWarnings(made, a.now)
+	}
+	return result, nil
 }
 
 // checkVersion compares a stated resourceVersion with the one that holds: of a node without configuration, its
@@ -216,13 +235,18 @@ func (s *state) checkVersion(kind, name, stated string) error {
 
 func unchanged(before, next clearwayv1.Object) bool {
 	return sameSpec(before, next) && sameText(before.GetMetadata().GetLabels(), next.GetMetadata().GetLabels()) &&
-		sameText(before.GetMetadata().GetAnnotations(), next.GetMetadata().GetAnnotations())
+		sameText(before.GetMetadata().GetAnnotations(), next.GetMetadata().GetAnnotations()) &&
+		proto.Equal(before.GetMetadata().GetDeletionTimestamp(), next.GetMetadata().GetDeletionTimestamp()) &&
+		sameSource(before.GetMetadata().GetSource(), next.GetMetadata().GetSource())
 }
 
 // carryOver keeps what creation gave.
 func (a *application) carryOver(before, next clearwayv1.Object) {
 	was, metadata := before.GetMetadata(), next.GetMetadata()
 	metadata.Uid, metadata.CreationTimestamp, metadata.Generation = was.GetUid(), was.GetCreationTimestamp(), was.GetGeneration()
+	if metadata.GetSource() == nil {
+		metadata.Source = was.GetSource()
+	}
 	if !sameSpec(before, next) {
 		metadata.Generation++
 	}
@@ -249,6 +273,7 @@ func (a *application) crossFaults(resources []*clearwayv1.Resource) []*clearwayv
 	for _, resource := range resources {
 		if made := resource.GetIpPool(); made != nil {
 			parsed, _ := pool.Parse(made) // its own faults have been told
+			parsed.Deleted = parsed.Deleted && after[parsed.Name].Deleted
 			after[parsed.Name] = parsed
 		}
 	}
@@ -260,45 +285,9 @@ func (a *application) crossFaults(resources []*clearwayv1.Resource) []*clearwayv
 	for i, resource := range resources {
 		if made := resource.GetIpPool(); made != nil {
 			next := after[made.GetMetadata().GetName()]
-			own := append(a.poolFaults(next), pool.CheckOverlap(all, next)...)
+			own := slices.Concat(pool.CheckOverlap(all, next), a.poolFaults(next), drainFaults(after, next)) // the first of a field is told
 			faults = append(faults, at(i, resource, own)...)
 		}
 	}
 	return faults
-}
-
-// poolFaults compares a pool with its former self and with the blocks there are.
-func (s *state) poolFaults(next pool.Pool) []*clearwayv1.FieldViolation {
-	before, exists := s.pools[next.Name]
-	if !exists {
-		return s.strangers(next)
-	}
-	var faults []*clearwayv1.FieldViolation
-	if before.CIDR != next.CIDR {
-		faults = append(faults, &clearwayv1.FieldViolation{Field: "spec.cidr", Value: next.CIDR.String(),
-			Message: fmt.Sprintf("is %s and cannot be changed; make another pool beside it", before.CIDR)})
-	}
-	if before.Kind != next.Kind {
-		faults = append(faults, &clearwayv1.FieldViolation{Field: "spec.kind", Value: string(next.Kind),
-			Message: fmt.Sprintf("is %s and cannot be changed; make another pool", before.Kind)})
-	}
-	if len(faults) > 0 || before.space == nil {
-		return faults
-	}
-	for prefix := range before.space.All() { // one block in use is enough
-		return append(faults, pool.CheckChange(before.Pool, next, []netip.Prefix{prefix})...)
-	}
-	return faults
-}
-
-// strangers tells of blocks of other pools, deleted ones, that a new pool would lie over (rule NoOverlap).
-func (s *state) strangers(next pool.Pool) []*clearwayv1.FieldViolation {
-	for prefix, block := range s.blocks {
-		if !next.CIDR.Overlaps(prefix) || (block.GetPool() == next.Name && next.Kind == pool.Block && cidr.Contains(next.CIDR, prefix)) {
-			continue
-		}
-		return []*clearwayv1.FieldViolation{{Field: "spec.cidr", Value: next.CIDR.String(), Message: fmt.Sprintf(
-			"overlaps block %s of the deleted pool %q, which is still %s", prefix, block.GetPool(), stateName(block.GetState()))}}
-	}
-	return nil
 }

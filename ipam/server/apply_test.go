@@ -31,14 +31,16 @@ func TestNamedErrorsOfApply(t *testing.T) {
 	}{
 		{"host bits", "spec.cidr", "10.1.0.0/24", ipPool("a", "10.1.0.5/24")},
 		{"overlap", "spec.cidr", "IPPool/pods", ipPool("a", "10.244.8.0/24")},
-		{"block size", "spec.blockSize", "20 to 32", ipPool("a", "10.1.0.0/16", func(s *clearwayv1.IPPoolSpec) { s.BlockSize = 33 })},
+		{"block size", "spec.blockSize", "16 to 32", ipPool("a", "10.1.0.0/16", func(s *clearwayv1.IPPoolSpec) { s.BlockSize = 33 })},
 		{"pool smaller than a block", "spec.blockSize", "smaller than one block", ipPool("a", "10.1.0.0/28")},
 		{"kind", "spec.kind", "must be Block", ipPool("a", "10.1.0.0/16", func(s *clearwayv1.IPPoolSpec) { s.Kind = "Blob" })},
 		{"name", "metadata.name", "lowercase", ipPool("A_b", "10.1.0.0/16")},
 		{"no name", "metadata.name", "is required", ipPool("", "10.1.0.0/16")},
-		{"changed cidr", "spec.cidr", "cannot be changed", ipPool("pods", "10.244.0.0/15")},
+		{"cidr without its blocks", "spec.cidr", "leaves out 1 blocks on 1 nodes with 0 addresses assigned; drain what is to go first (spec.drainCIDRs: [10.244.0.0/17])",
+			ipPool("pods", "10.244.128.0/17")},
+		{"drained outside", "spec.drainCIDRs[0]", "outside of the pool", ipPool("pods", "10.244.0.0/16", func(s *clearwayv1.IPPoolSpec) { s.DrainCidrs = []string{"10.0.0.0/24"} })},
 		{"changed kind", "spec.kind", "cannot be changed", ipPool("pods", "10.244.0.0/16", func(s *clearwayv1.IPPoolSpec) { s.Kind = "Floating" })},
-		{"gateway in use", "spec.gateway", "10.244.0.1", ipPool("pods", "10.244.0.0/16", func(s *clearwayv1.IPPoolSpec) { s.Gateway = "10.244.9.1" })},
+		{"gateway in use", "spec.gateway", "10.244.0.0/26 of node n1, where a Pod may have it", ipPool("pods", "10.244.0.0/16", func(s *clearwayv1.IPPoolSpec) { s.Gateway = "10.244.0.9" })},
 		{"read only", "kind", "read only", clearwayv1.Wrap(&clearwayv1.Block{Metadata: &clearwayv1.ObjectMeta{Name: "b"}})},
 		{"peer", "spec.peerAddress", "", clearwayv1.Wrap(&clearwayv1.BGPPeer{
 			Metadata: &clearwayv1.ObjectMeta{Name: "p"}, Spec: &clearwayv1.BGPPeerSpec{PeerAddress: "x", PeerAsn: 1},
@@ -147,16 +149,14 @@ func TestDeleteOfWhatIsInUse(t *testing.T) {
 	}))
 	a := d.agent("n1")
 	block := a.mustClaim("pods", "k1")
-	for kind, name := range map[string]string{"IPPool": "pods", "BGPFilter": "f"} {
-		_, err := d.Delete(testContext(t), &clearwayv1.DeleteRequest{Kind: kind, Name: name})
-		wantCode(t, err, codes.FailedPrecondition)
-	}
+	_, err := d.Delete(testContext(t), &clearwayv1.DeleteRequest{Kind: "BGPFilter", Name: "f"})
+	wantCode(t, err, codes.FailedPrecondition)
 	a.must(a.release(block))
 	if _, err := d.Delete(testContext(t), &clearwayv1.DeleteRequest{Kind: "IPPool", Name: "pods"}); err != nil {
 		t.Fatalf("only resting blocks are left: %v", err)
 	}
 	// NoOverlap, of deleted pools' blocks too: the resting block is in the way of other pools until it is free.
-	_, err := d.Apply(testContext(t), &clearwayv1.ApplyRequest{Resources: []*clearwayv1.Resource{ipPool("other", "10.244.0.0/24")}})
+	_, err = d.Apply(testContext(t), &clearwayv1.ApplyRequest{Resources: []*clearwayv1.Resource{ipPool("other", "10.244.0.0/24")}})
 	wantCode(t, err, codes.InvalidArgument)
 	d.apply(ipPool("pods", "10.244.0.0/20")) // a pool of its name takes it in
 	if next := a.mustClaim("pods", "k2"); next.GetCidr() != "10.244.0.64/26" {

@@ -6,11 +6,13 @@ import (
 	"net/netip"
 	"time"
 
+	"go4.org/netipx"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/clearway/clearway/ipam/cidr"
 	"github.com/clearway/clearway/ipam/pool"
 	"github.com/clearway/clearway/ipam/store/record"
 	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
@@ -27,15 +29,32 @@ func (s *Server) claimBlock(
 		if prefix, done := p.claimed[key]; done {
 			return p.claimedBefore(request, p.blocks[prefix], answer)
 		}
+		if err := s.mayClaimNow(p.state); err != nil {
+			return err
+		}
 		from, err := p.mayClaim(request)
 		if err != nil {
 			return err
 		}
+		if err := p.mayHaveBlock(from, request.GetNode()); err != nil {
+			return err
+		}
+		if err := s.wants.yield(request, s.now()); err != nil {
+			return err
+		}
 		prefix, err := p.carve(from, int(request.GetPrefixLength()))
+		if status.Code(err) == codes.ResourceExhausted && request.GetNeeded() {
+			if early, found := p.resting(from, int(request.GetPrefixLength())); found {
+				prefix, err = early, nil
+			} else {
+				return s.seek(p, request, err)
+			}
+		}
 		if err != nil {
 			return err
 		}
 		p.claim(request, prefix, answer)
+		p.done(func(int64) { s.wants.met(request) })
 		return nil
 	})
 	if err != nil {
@@ -69,13 +88,29 @@ func (p *plan) mayClaim(request *clearwayv1.ClaimBlockRequest) (*poolState, erro
 	case from.Kind != pool.Block:
 		return nil, status.Errorf(codes.FailedPrecondition, "pool %q is of kind %s; blocks come from pools of kind %s",
 			name, from.Kind, pool.Block)
+	case from.Draining():
+		return nil, status.Errorf(codes.FailedPrecondition, "pool %q is being drained", name)
 	case from.Disabled:
 		return nil, status.Errorf(codes.FailedPrecondition, "pool %q is disabled", name)
 	case !from.Selects(p.labelsOf(node)):
 		return nil, status.Errorf(codes.FailedPrecondition, "pool %q is not for node %q: its nodeSelector is %s",
 			name, node, from.NodeSelector)
+	case from.Rigid:
+		return from, p.mayHaveRigid(from, node)
 	}
 	return from, nil
+}
+
+// mayHaveRigid refuses a node's second block of a Rigid pool: a bridge has one IPv4 subnet and gateway.
+func (p *plan) mayHaveRigid(from *poolState, node string) error {
+	for _, block := range p.blocksOwned(node) {
+		if block.GetPool() == from.Name {
+			return status.Errorf(codes.FailedPrecondition, "node %q has its one block of pool %q, %s: the layout is Rigid",
+				node, from.Name, block.GetCidr())
+		}
+	}
+	p.marks = append(p.marks, record.Key("rigid/"+node+"/"+from.Name)) // nor two at once
+	return nil
 }
 
 // carve takes a block of the wanted length out of a pool, or, where none is whole, the largest smaller one that the
@@ -89,7 +124,7 @@ func (p *plan) carve(from *poolState, length int) (netip.Prefix, error) {
 			fmt.Sprintf("must be 0, or from %d to %d for pool %q", from.BlockBits, from.MinBlockBits, from.Name))
 	}
 	for bits := length; bits <= from.MinBlockBits; bits++ {
-		prefix, ok := from.space.Carve(bits)
+		prefix, ok := from.space.CarveFrom(p.partsOf(from, bits, p.now), bits)
 		if !ok {
 			continue
 		}
@@ -101,24 +136,53 @@ func (p *plan) carve(from *poolState, length int) (netip.Prefix, error) {
 		p.failed(func() { _ = live.Give(prefix) })
 		return prefix, nil
 	}
-	return netip.Prefix{}, p.exhausted(from, length)
+	kept := ""
+	if free := from.space.FreeBlocks(from.MinBlockBits); free > 0 {
+		kept = fmt.Sprintf("; %d free /%d are reserved or drained", free, from.MinBlockBits)
+	}
+	return netip.Prefix{}, status.Errorf(codes.ResourceExhausted, "pool %q (%s) has no free /%d nor a smaller block down to /%d: %v%s",
+		from.Name, from.CIDR, length, from.MinBlockBits, p.tallyOf(from.Name), kept)
 }
 
-// exhausted tells in numbers why there is no block.
-func (p *plan) exhausted(from *poolState, length int) error {
-	var owned, cooling, orphaned int
-	for prefix := range from.space.All() {
-		switch p.blocks[prefix].GetState() {
-		case clearwayv1.BlockState_BLOCK_STATE_COOLING:
-			cooling++
-		case clearwayv1.BlockState_BLOCK_STATE_ORPHANED:
-			orphaned++
-		default:
-			owned++
+// carvable is how many blocks could be carved now, were they all of the smallest size, counted up to a limit.
+func (p *poolState) carvable(reserved []netipx.IPRange, most uint64) (count uint64) {
+	for _, part := range p.Parts(p.MinBlockBits, reserved) { // not by partsOf, which writes
+		count += p.space.FreeIn(part, p.MinBlockBits, most-count)
+	}
+	return count
+}
+
+// usable is how many addresses of a block neither the pool itself keeps nor a reservation.
+func (p *poolState) usable(prefix netip.Prefix, reserved []netipx.IPRange) uint64 {
+	count := cidr.Count(prefix)
+	for _, kept := range pool.Excluded(p.Pool, prefix, reserved) {
+		count -= cidr.Distance(kept.From(), kept.To()) + 1
+	}
+	return count
+}
+
+// resting finds a block that rests and that its owner said is withdrawn, of the wanted length or the largest smaller one;
+// of equals the one whose rest ends first. It is for claims that a Pod waits for, when nothing is free: its new owner
+// lets its addresses rest to the end, and cuts that short only where it has no other.
+func (p *plan) resting(from *poolState, length int) (best netip.Prefix, found bool) {
+	length = max(length, from.BlockBits)
+	reserved, _ := pool.Reserved(p.reserved, p.now)
+	for prefix, until := range p.cooling {
+		if !p.givesOn(from, prefix, length, reserved) {
+			continue
+		}
+		if !found || prefix.Bits() < best.Bits() || prefix.Bits() == best.Bits() && until.Before(p.cooling[best]) {
+			best, found = prefix, true
 		}
 	}
-	return status.Errorf(codes.ResourceExhausted, "pool %q (%s) has no free /%d nor a smaller block down to /%d: "+
-		"%d blocks owned, %d cooling, %d orphaned", from.Name, from.CIDR, length, from.MinBlockBits, owned, cooling, orphaned)
+	return best, found
+}
+
+// givesOn tells whether a block that rests can be given on before its time, to a claim of some length.
+func (s *state) givesOn(from *poolState, prefix netip.Prefix, length int, reserved []netipx.IPRange) bool {
+	block := s.blocks[prefix]
+	return block.GetPool() == from.Name && block.GetWithdrawn() && prefix.Bits() >= length && prefix.Bits() <= from.MinBlockBits &&
+		cidr.Contains(from.CIDR, prefix) && !from.Drains(prefix) && from.usable(prefix, reserved) > 0
 }
 
 // claim writes a carved block. Its generation is the revision it is written at, so it is not in the record.
@@ -128,6 +192,9 @@ func (p *plan) claim(request *clearwayv1.ClaimBlockRequest, prefix netip.Prefix,
 		NodeUid:    p.nodes[request.GetNode()].GetMetadata().GetUid(),
 		State:      clearwayv1.BlockState_BLOCK_STATE_OWNED,
 		RequestKey: request.GetRequestKey(), ClaimedTime: timestamppb.New(p.now),
+	}
+	if until, rests := p.cooling[prefix]; rests && until.After(p.now) {
+		block.FreeTime = timestamppb.New(until)
 	}
 	p.write(record.Op{Key: record.BlockKey(prefix), Value: mustMarshal(block)})
 	p.sequences = append(p.sequences, request.GetPool())
@@ -155,11 +222,14 @@ func (s *Server) releaseBlock(
 			return nil // not this ownership, or released already
 		}
 		rest := p.now.Add(p.ipamConfiguration().Cooldown)
+		if block.GetCallBack() != nil && block.GetFloating() == nil {
+			rest = p.now // somebody waits: it rests as long as its addresses must, and no longer
+		}
 		if until := request.GetRestUntil(); until.IsValid() && until.AsTime().After(rest) {
 			// An agent whose clock is wrong must not keep a block from use for ever.
 			rest = minTime(until.AsTime(), p.now.Add(longestRest))
 		}
-		p.write(blockOp(cooled(block, rest)))
+		p.write(blockOp(p.rested(block, rest, true)))
 		return nil
 	})
 	if err != nil {
@@ -172,6 +242,7 @@ func (s *Server) releaseBlock(
 func cooled(block *clearwayv1.BlockSpec, until time.Time) *clearwayv1.BlockSpec {
 	next := proto.CloneOf(block)
 	next.State, next.FreeTime = clearwayv1.BlockState_BLOCK_STATE_COOLING, timestamppb.New(until)
+	next.CallBack = nil
 	return next
 }
 

@@ -19,9 +19,6 @@ import (
 func (r *resourceService) Delete(
 	ctx context.Context, request *clearwayv1.DeleteRequest,
 ) (*clearwayv1.DeleteResponse, error) {
-	if err := r.s.mayChange(ctx); err != nil {
-		return nil, err
-	}
 	object, err := clearwayv1.New(request.GetKind())
 	if err != nil {
 		return nil, invalid("kind", request.GetKind(), err.Error())
@@ -43,17 +40,26 @@ func (r *resourceService) Delete(
 	if err := r.s.mustLead(); err != nil {
 		return nil, err
 	}
+	answer := &clearwayv1.DeleteResponse{}
 	if done, err := r.deletedBefore(ctx, request.GetRequestKey()); done || err != nil {
-		return &clearwayv1.DeleteResponse{}, err
+		return answer, err
+	}
+	if r.s.options.Source != nil {
+		if err := r.s.deleteThrough(ctx, kind, request); err != nil {
+			return nil, err
+		}
 	}
 	if kind == kindNode {
-		return &clearwayv1.DeleteResponse{}, r.s.deleteNode(ctx, request)
+		return answer, r.s.deleteNode(ctx, request)
 	}
-	err = r.s.claims.do(ctx, true, func(p *plan) error { return p.deleteConfig(kind, request) })
+	err = r.s.claims.do(ctx, true, func(p *plan) error { return p.deleteConfig(kind, request, answer) })
 	if err != nil {
 		return nil, err
 	}
-	return &clearwayv1.DeleteResponse{}, nil
+	if left := answer.GetRemaining().GetIpPool(); left != nil {
+		r.s.note(eventNormal, "PoolDraining", "", "IPPool/"+request.GetName(), "is being deleted: "+drainedMessage(left))
+	}
+	return answer, nil
 }
 
 func (r *resourceService) deletedBefore(ctx context.Context, key string) (bool, error) {
@@ -74,7 +80,7 @@ func (p *plan) remember(key string) {
 	}
 }
 
-func (p *plan) deleteConfig(kind string, request *clearwayv1.DeleteRequest) error {
+func (p *plan) deleteConfig(kind string, request *clearwayv1.DeleteRequest, answer *clearwayv1.DeleteResponse) error {
 	name := request.GetName()
 	if _, exists := p.config[kind][name]; !exists {
 		return errNotFound(kind, name)
@@ -85,31 +91,23 @@ func (p *plan) deleteConfig(kind string, request *clearwayv1.DeleteRequest) erro
 	if err := p.stillUsed(kind, name); err != nil {
 		return err
 	}
-	p.write(record.Op{Key: record.ConfigKey(kind, name)})
 	if kind == kindPool {
-		p.write(record.Op{Key: record.SequenceKey(name)})
+		p.deletePool(name, answer)
+	} else {
+		p.write(record.Op{Key: record.ConfigKey(kind, name)})
 	}
 	p.remember(request.GetRequestKey())
 	return nil
 }
 
-// stillUsed refuses to delete what something else needs. Blocks that rest are nobody's: they rest on without a pool.
+// stillUsed refuses to delete what something else names.
 func (s *state) stillUsed(kind, name string) error {
 	switch kind {
 	case kindPool:
-		one := s.pools[name]
-		if one == nil || one.space == nil {
-			return nil
-		}
-		counts := map[clearwayv1.BlockState]int{}
-		for prefix := range one.space.All() {
-			counts[s.blocks[prefix].GetState()]++
-		}
-		owned := counts[clearwayv1.BlockState_BLOCK_STATE_OWNED] + counts[clearwayv1.BlockState_BLOCK_STATE_WITHDRAWING]
-		orphaned := counts[clearwayv1.BlockState_BLOCK_STATE_ORPHANED]
-		if owned+orphaned > 0 {
-			return status.Errorf(codes.FailedPrecondition, "pool %q is in use: %d blocks are owned by nodes and %d are "+
-				"orphaned; disable it (spec.disabled: true) and delete it when its blocks have been given back", name, owned, orphaned)
+		for _, other := range sortedNames(s.pools) {
+			if s.pools[other].DrainTo == name {
+				return status.Errorf(codes.FailedPrecondition, "IPPool %q is what IPPool/%s is drained to (spec.drainTo)", name, other)
+			}
 		}
 	case kindFilter:
 		var users []string
@@ -166,6 +164,10 @@ func (p *plan) mayDeleteNode(request *clearwayv1.DeleteRequest) error {
 	if p.nodeOf(name) == nil && p.gone[name] == nil {
 		return errNotFound(kindNode, name)
 	}
+	if p.recovering() && !request.GetPoweredOff() && p.nodes[name] != nil && !p.reported(name) {
+		return status.Errorf(codes.FailedPrecondition, "the store is recovering and awaits node %q: start its agent, or, if the "+
+			"machine is off and will not come back with its Pods, say so (--powered-off)", name)
+	}
 	return p.checkVersion(kindNode, name, request.GetResourceVersion())
 }
 
@@ -176,7 +178,7 @@ func disowned(poweredOff bool) func(*plan, *clearwayv1.BlockSpec) *clearwayv1.Bl
 		case block.GetState() == clearwayv1.BlockState_BLOCK_STATE_COOLING:
 			return nil
 		case poweredOff:
-			return cooled(block, p.now.Add(p.ipamConfiguration().Cooldown))
+			return p.rested(block, p.now.Add(p.ipamConfiguration().Cooldown), false)
 		case block.GetState() == clearwayv1.BlockState_BLOCK_STATE_ORPHANED:
 			return nil
 		}
@@ -231,6 +233,8 @@ func (p *plan) forget(name string) {
 	if len(p.assignments[name]) > 0 {
 		p.write(record.Op{Key: record.AssignmentsOf(name), Under: true})
 	}
+	p.forgetAllowances(name)
+	p.forgetAllowances(former(name))
 }
 
 func (s *Server) noteDeleted(request *clearwayv1.DeleteRequest, blocks int) {
@@ -241,7 +245,7 @@ func (s *Server) noteDeleted(request *clearwayv1.DeleteRequest, blocks int) {
 		return
 	}
 	s.note(eventNormal, "NodeDeleted", name, "Node/"+name, fmt.Sprintf(
-		"deleted: its %d blocks are orphaned until the agent returns or the node is said to be powered off", blocks))
+		"deleted: its %d blocks are orphaned until the agent returns, the node is said to be powered off, or nobody has held them for the orphanGrace", blocks))
 }
 
 // sortedNames are a map's keys in order.

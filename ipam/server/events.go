@@ -33,6 +33,10 @@ func (s *Server) note(kind, reason, node, regarding, message string) {
 }
 
 func (s *Server) keepEvent(event *clearwayv1.EventSpec) {
+	if s.tight.Load() {
+		s.metrics.dropped.Inc()
+		return
+	}
 	select {
 	case s.events <- event:
 	default:
@@ -73,7 +77,7 @@ func (s *Server) writeEvent(ctx context.Context, event *clearwayv1.EventSpec, co
 // takeReport keeps an agent's report, and its events.
 func (s *Server) takeReport(session *session, request *clearwayv1.ReportStatusRequest) {
 	session.mu.Lock()
-	session.report = request
+	session.report, session.heard = request, s.now()
 	session.mu.Unlock()
 	for _, event := range request.GetEvents() {
 		if event.GetTime() == nil || !event.GetTime().IsValid() || event.GetTime().AsTime().Before(time.Unix(0, 0)) {

@@ -19,7 +19,7 @@ import (
 const (
 	// maxRequest is a mirror's largest piece, or an Apply, with room.
 	maxRequest = 4 << 20
-	// maxStreams is a connection's: an agent has two streams and a few calls, clearwayctl one.
+	// maxStreams is a connection's: an agent has two streams, a few calls and up to 64 answers, clearwayctl one.
 	maxStreams = 256
 	// longestCall bounds a unary call of a client that named no deadline.
 	longestCall = 30 * time.Second
@@ -36,8 +36,8 @@ func (s *Server) ServerOptions() []grpc.ServerOption {
 		// A machine that lost power is found within 15 s; agents may ask every 5 s.
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 4 * time.Second, PermitWithoutStream: true}),
-		grpc.ChainUnaryInterceptor(s.metrics.unary, s.recoverUnary, boundUnary),
-		grpc.ChainStreamInterceptor(s.metrics.stream, s.recoverStream),
+		grpc.ChainUnaryInterceptor(s.metrics.unary, s.recoverUnary, s.admitUnary, boundUnary),
+		grpc.ChainStreamInterceptor(s.metrics.stream, s.recoverStream, s.admitStream),
 	}
 }
 

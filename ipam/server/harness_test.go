@@ -63,17 +63,45 @@ type ipamd struct {
 // start runs a server on a store; stop ends it as SIGTERM does.
 func start(t testing.TB, records server.Store) *ipamd {
 	t.Helper()
-	d := startFollower(t, records, "leader:7470")
+	return startAt(t, records, newClock().now)
+}
+
+// startAt is start at a time.
+func startAt(t testing.TB, records server.Store, now time.Time) *ipamd {
+	t.Helper()
+	d := startFollower(t, records, "leader:7470", now)
 	d.eventually("the server leads", d.server.Leading)
 	return d
 }
 
-func startFollower(t testing.TB, records server.Store, address string) *ipamd {
+// startLimited runs a server that bounds its callers.
+func startLimited(t testing.TB, limits server.Limits) *ipamd {
 	t.Helper()
-	d := &ipamd{t: t, clock: newClock(), listen: bufconn.Listen(1 << 20)}
+	d := startServer(t, newFake(), "leader:7470", limits, newClock().now)
+	d.eventually("the server leads", d.server.Leading)
+	return d
+}
+
+func startFollower(t testing.TB, records server.Store, address string, now time.Time) *ipamd {
+	t.Helper()
+	return startServer(t, records, address, server.Limits{}, now)
+}
+
+func startServer(t testing.TB, records server.Store, address string, limits server.Limits, now time.Time) *ipamd {
+	t.Helper()
+	return startSourced(t, records, address, limits, now, nil)
+}
+
+// startSourced is startServer with the configuration in a source.
+func startSourced(
+	t testing.TB, records server.Store, address string, limits server.Limits, now time.Time, source server.Source,
+) *ipamd {
+	t.Helper()
+	d := &ipamd{t: t, clock: &clock{now: now}, listen: bufconn.Listen(1 << 20)}
 	var err error
 	d.server, err = server.New(server.Options{
 		Store: records, Address: address, Validate: config.Validate, Logger: slog.New(slog.DiscardHandler), Now: d.clock.Now,
+		Limits: limits, Source: source,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -321,7 +322,14 @@ func (s *state) applyOp(op record.Op, revision int64, touched *change) error {
 	if op.Under {
 		if op.Key.Room() == record.Assignments {
 			node, _, _ := (op.Key + "0").Assignment() // only the node is wanted
+			for _, spec := range s.assignments[node] {
+				s.tallyOf(spec.GetPool()).assigned--
+				s.past.drop(spec)
+			}
 			delete(s.assignments, node)
+		}
+		if op.Key.Room() == record.Allowances {
+			delete(s.allowances, strings.TrimSuffix(op.Key.Rest(), "/"))
 		}
 		return nil
 	}
@@ -331,6 +339,9 @@ func (s *state) applyOp(op record.Op, revision int64, touched *change) error {
 // fail answers a batch that was not written. The error it returns, if any, ends the term.
 func (l *lane) fail(err error, part []planned) error {
 	over := errors.Is(err, record.ErrNotLeader) || errors.Is(err, record.ErrUnknown)
+	if errors.Is(err, record.ErrNoSpace) {
+		l.s.sayFull()
+	}
 	l.s.mu.Lock()
 	for _, one := range part {
 		undo(one.plan) // after an unknown outcome the whole state is read anew

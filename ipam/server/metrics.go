@@ -19,9 +19,10 @@ type metrics struct {
 	calls    *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 	streams  *prometheus.GaugeVec
-	refused  prometheus.Counter
 	dropped  prometheus.Counter
 	panics   prometheus.Counter
+	// orphanLooks counts the looks at all orphaned blocks.
+	orphanLooks prometheus.Counter
 }
 
 func newMetrics() *metrics {
@@ -42,21 +43,21 @@ func newMetrics() *metrics {
 		streams: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "clearway_ipamd_streams", Help: "Streams open now, by method.",
 		}, []string{"method"}),
-		refused: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "clearway_ipamd_identity_refusals_total", Help: "Calls whose certificate does not name the node they are for.",
-		}),
 		dropped: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "clearway_ipamd_events_dropped_total", Help: "Events that were too many to be kept.",
 		}),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "clearway_ipamd_panics_total", Help: "Calls that ended in a panic.",
 		}),
+		orphanLooks: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "clearway_ipamd_orphan_looks_total", Help: "Looks at what the nodes hear of orphaned blocks.",
+		}),
 	}
 }
 
 func (m *metrics) register(to prometheus.Registerer, s *Server) error {
 	for _, one := range []prometheus.Collector{
-		m.wishes, m.commits, m.calls, m.duration, m.streams, m.refused, m.dropped, m.panics, &gauges{s: s},
+		m.wishes, m.commits, m.calls, m.duration, m.streams, s.refusals.counted, m.dropped, m.panics, m.orphanLooks, &gauges{s: s},
 	} {
 		if err := to.Register(one); err != nil {
 			return fmt.Errorf("register metrics: %w", err)
@@ -102,12 +103,16 @@ var (
 	blocksGauge   = prometheus.NewDesc("clearway_ipamd_blocks", "Blocks, by pool and state.", []string{"pool", "state"}, nil)
 	freeGauge     = prometheus.NewDesc("clearway_ipamd_pool_free_blocks", "Blocks of blockSize that still fit.", []string{"pool"}, nil)
 	assignedGauge = prometheus.NewDesc("clearway_ipamd_assigned_addresses", "Addresses assigned, by the nodes' mirrors.", nil, nil)
+	recoverGauge  = prometheus.NewDesc("clearway_ipamd_recovering", "1 while claims wait for the nodes' reports after a restore.", nil, nil)
+	awaitedGauge  = prometheus.NewDesc("clearway_ipamd_awaited_nodes", "Nodes whose report a recovering store awaits.", nil, nil)
+	historyGauge  = prometheus.NewDesc("clearway_ipamd_history_bytes", "What the history of assignments takes of the store.", nil, nil)
+	sinceGauge    = prometheus.NewDesc("clearway_ipamd_history_since_seconds", "Unix time that the history reaches back to; 0: none is kept.", nil, nil)
 	nodesGauge    = prometheus.NewDesc("clearway_ipamd_nodes", "Registered nodes, by phase.", []string{"phase"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (*gauges) Describe(to chan<- *prometheus.Desc) {
-	for _, one := range []*prometheus.Desc{leaderGauge, blocksGauge, freeGauge, assignedGauge, nodesGauge} {
+	for _, one := range []*prometheus.Desc{leaderGauge, blocksGauge, freeGauge, assignedGauge, historyGauge, sinceGauge, nodesGauge, recoverGauge, awaitedGauge} {
 		to <- one
 	}
 }
@@ -141,6 +146,18 @@ func (g *gauges) Collect(to chan<- prometheus.Metric) {
 			assigned += len(of)
 		}
 		emit(assignedGauge, float64(assigned))
+		recovering := 0.0
+		if s.recovering() {
+			recovering = 1
+		}
+		emit(recoverGauge, recovering)
+		emit(awaitedGauge, float64(len(s.awaited())))
+		emit(historyGauge, float64(s.past.total()))
+		since := 0.0
+		if s.past.kept() {
+			since = float64(s.past.since.Unix())
+		}
+		emit(sinceGauge, since)
 		phases := map[string]int{phaseReady: 0, phaseNotReady: 0, phaseLost: 0}
 		for name := range s.nodes {
 			phase := phaseLost

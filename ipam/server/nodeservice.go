@@ -13,17 +13,14 @@ import (
 	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
 )
 
-// nodeService is the agents' door: it checks who asks and what, and hands on.
+// nodeService is the agents' door: it checks what is asked, and hands on. Who may ask was checked before (admit).
 type nodeService struct {
 	clearwayv1.UnimplementedNodeServiceServer
 	s *Server
 }
 
-// enter checks a call of an agent: its identity, that we lead, and its session.
+// enter checks a call of an agent, whose identity was checked before: that we lead, and its session.
 func (n *nodeService) enter(ctx context.Context, node, id string) (*session, error) {
-	if err := n.s.speaksFor(ctx, node); err != nil {
-		return nil, err
-	}
 	if err := n.s.mustLead(); err != nil {
 		return nil, err
 	}
@@ -64,6 +61,8 @@ func checkRegister(request *clearwayv1.RegisterRequest) error {
 		return invalid("addresses", fmt.Sprint(len(request.GetAddresses())), fmt.Sprintf("must be at most %d", maxAddresses))
 	case len(request.GetLabels()) > maxLabels:
 		return invalid("labels", fmt.Sprint(len(request.GetLabels())), fmt.Sprintf("must be at most %d", maxLabels))
+	case len(request.GetAllowances()) > maxHeld:
+		return invalid("allowances", fmt.Sprint(len(request.GetAllowances())), fmt.Sprintf("must be at most %d", maxHeld))
 	case len(request.GetHeldBlocks()) > maxHeld:
 		return invalid("held_blocks", fmt.Sprint(len(request.GetHeldBlocks())), fmt.Sprintf("must be at most %d", maxHeld))
 	}
@@ -105,9 +104,6 @@ func (n *nodeService) Register(
 	if err := checkRegister(request); err != nil {
 		return nil, err
 	}
-	if err := n.s.speaksFor(ctx, request.GetNode()); err != nil {
-		return nil, err
-	}
 	if err := n.s.mustLead(); err != nil {
 		return nil, err
 	}
@@ -127,6 +123,26 @@ func (n *nodeService) ClaimBlock(
 	return n.s.claimBlock(ctx, request)
 }
 
+// ClaimFloating implements NodeService.
+func (n *nodeService) ClaimFloating(
+	ctx context.Context, request *clearwayv1.ClaimFloatingRequest,
+) (*clearwayv1.ClaimFloatingResponse, error) {
+	if _, err := n.enter(ctx, request.GetNode(), request.GetSessionId()); err != nil {
+		return nil, err
+	}
+	return n.s.claimFloating(ctx, request)
+}
+
+// SetAllowance implements NodeService.
+func (n *nodeService) SetAllowance(
+	ctx context.Context, request *clearwayv1.SetAllowanceRequest,
+) (*clearwayv1.SetAllowanceResponse, error) {
+	if _, err := n.enter(ctx, request.GetNode(), request.GetSessionId()); err != nil {
+		return nil, err
+	}
+	return n.s.setAllowance(ctx, request)
+}
+
 // ReleaseBlock implements NodeService.
 func (n *nodeService) ReleaseBlock(
 	ctx context.Context, request *clearwayv1.ReleaseBlockRequest,
@@ -135,6 +151,16 @@ func (n *nodeService) ReleaseBlock(
 		return nil, err
 	}
 	return n.s.releaseBlock(ctx, request)
+}
+
+// AnswerCallBack implements NodeService.
+func (n *nodeService) AnswerCallBack(
+	ctx context.Context, request *clearwayv1.AnswerCallBackRequest,
+) (*clearwayv1.AnswerCallBackResponse, error) {
+	if _, err := n.enter(ctx, request.GetNode(), request.GetSessionId()); err != nil {
+		return nil, err
+	}
+	return n.s.answerCallBack(ctx, request)
 }
 
 // MirrorAssignments implements NodeService.

@@ -31,6 +31,9 @@ type ownershipLog struct {
 	// mu guards all following fields.
 	mu          sync.Mutex
 	incarnation string
+	term        uint64
+	// adds: what is told is laid over what a receiver has, which is not emptied: the store recovers.
+	adds bool
 	// current has the encoded entry of each key; at revision it is the whole.
 	current  map[string][]byte
 	revision int64
@@ -105,14 +108,30 @@ func (l *ownershipLog) notifyLocked() {
 	}
 }
 
-// reset puts the content of a state that was read anew in the log's place: as changes where it goes on from what was,
-// else from nothing.
-func (l *ownershipLog) reset(revision int64, incarnation string, entries []*clearwayv1.OwnershipEntry) {
+// life is the incarnation that is told, and whether it is laid over what receivers have.
+func (l *ownershipLog) life() (incarnation string, adds bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	goesOn := incarnation == l.incarnation && revision >= l.revision && l.floor > 0
+	return l.incarnation, l.adds
+}
+
+// begin notes the term that all that follows is of.
+func (l *ownershipLog) begin(term uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.term = term
+}
+
+// reset puts the content of a state that was read anew in the log's place: as changes where it goes on from what was
+// and whole is false, else from nothing. With adds receivers keep what they have beside it, until a reset without.
+func (l *ownershipLog) reset(
+	revision int64, incarnation string, entries []*clearwayv1.OwnershipEntry, whole, adds bool,
+) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	goesOn := !whole && incarnation == l.incarnation && adds == l.adds && revision >= l.revision && l.floor > 0
 	if !goesOn {
-		l.incarnation, l.floor = incarnation, revision
+		l.incarnation, l.floor, l.adds = incarnation, revision, adds
 		l.ticks, l.bytes, l.whole = nil, 0, nil
 		l.current = map[string][]byte{}
 	}
@@ -199,12 +218,13 @@ func (l *ownershipLog) since(incarnation string, revision int64) (position, []en
 	if n := len(l.ticks); n > 0 {
 		revision = max(revision, l.ticks[n-1].to)
 	}
-	return position{l.incarnation, revision}, messages, l.wake
+	return position{l.incarnation, l.term, revision}, messages, l.wake
 }
 
 // position is where a copy stands.
 type position struct {
 	incarnation string
+	term        uint64
 	revision    int64
 }
 
@@ -218,7 +238,7 @@ func (l *ownershipLog) wholeLocked() ([]encoded, int64) {
 		}
 	}
 	if l.whole == nil || l.wholeAt < l.floor || behind > l.wholeBytes/4 {
-		l.whole, l.wholeAt, l.wholeBytes = l.encodeLocked(l.current, true), l.revision, 0
+		l.whole, l.wholeAt, l.wholeBytes = l.encodeLocked(l.current, !l.adds), l.revision, 0
 		for _, piece := range l.whole {
 			l.wholeBytes += len(piece)
 		}
@@ -229,7 +249,7 @@ func (l *ownershipLog) wholeLocked() ([]encoded, int64) {
 // complete is an empty message that says where a copy stands.
 func (p position) complete() encoded {
 	return mustMarshal(&clearwayv1.WatchOwnershipResponse{
-		Incarnation: p.incarnation, Revision: p.revision, Complete: true,
+		Incarnation: p.incarnation, Term: p.term, Revision: p.revision, Complete: true,
 	})
 }
 
@@ -237,7 +257,9 @@ func (p position) complete() encoded {
 func (l *ownershipLog) encodeLocked(entries map[string][]byte, reset bool) []encoded {
 	var pieces []encoded
 	var body []byte
-	head := &clearwayv1.WatchOwnershipResponse{Incarnation: l.incarnation, Revision: l.revision, Reset_: reset}
+	head := &clearwayv1.WatchOwnershipResponse{
+		Incarnation: l.incarnation, Term: l.term, Revision: l.revision, Reset_: reset,
+	}
 	cut := func() {
 		pieces = append(pieces, append(mustMarshal(head), body...))
 		head.Reset_, body = false, nil

@@ -3,6 +3,7 @@ package server_test
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -29,6 +30,7 @@ type twinBlock struct {
 	node, key  string
 	generation int64
 	freeAt     time.Time // zero: owned
+	called     bool      // split off: it is withdrawn next, and rests no longer than its addresses must
 }
 
 func (w *twin) rest(now time.Time) {
@@ -48,11 +50,22 @@ func (w *twin) overlap(prefix netip.Prefix) (netip.Prefix, bool) {
 	return netip.Prefix{}, false
 }
 
-// room tells whether any block of an allowed size fits.
+// useless tells whether a block has no address for a Pod: the pool's first is the network's own, the next its gateway,
+// and its last is broadcast. Nobody gets such a block.
+func (w *twin) useless(block netip.Prefix) bool {
+	for addr := block.Addr(); block.Contains(addr); addr = addr.Next() {
+		if addr != w.pool.Addr() && addr != w.pool.Addr().Next() && w.pool.Contains(addr.Next()) {
+			return false
+		}
+	}
+	return true
+}
+
+// room tells whether any block of an allowed size fits, and would be of use.
 func (w *twin) room() bool {
 	smallest := netip.PrefixFrom(w.pool.Addr(), w.minBits)
 	for at := smallest; w.pool.Contains(at.Addr()); {
-		if _, met := w.overlap(at); !met {
+		if _, met := w.overlap(at); !met && !w.useless(at) {
 			return true
 		}
 		next := at.Addr()
@@ -73,6 +86,7 @@ type world struct {
 	agents  map[string]*agent
 	twin    *twin
 	keys    int
+	needed  bool // there was a claim that a Pod waits for
 	fault   atomic.Int32
 }
 
@@ -94,10 +108,7 @@ func newWorld(t *testing.T) *world {
 }
 
 func (w *world) boot() {
-	w.d = start(w.t, w.records)
-	w.d.clock.mu.Lock()
-	w.d.clock.now = w.clock.Now()
-	w.d.clock.mu.Unlock()
+	w.d = startAt(w.t, w.records, w.clock.Now())
 	w.agents = map[string]*agent{}
 }
 
@@ -111,7 +122,7 @@ func (w *world) agent(name string) *agent {
 	if a := w.agents[name]; a != nil {
 		return a
 	}
-	w.agents[name] = w.d.unregistered(name)
+	w.agents[name] = w.d.unregistered(name, answersCallBack)
 	w.d.eventually("the agent registers", func() bool { return w.agents[name].register() == nil })
 	return w.agents[name]
 }
@@ -134,10 +145,15 @@ func (w *world) insist(name string, call func(*agent) error) error {
 	return fmt.Errorf("no answer to %s", name)
 }
 
-func (w *world) claim(t *rapid.T, name, key string) {
+func (w *world) claim(t *rapid.T, name, key string, needed bool) {
 	var got *clearwayv1.BlockSpec
+	w.needed = w.needed || needed
 	err := w.insist(name, func(a *agent) error {
-		answer, err := a.claim("pods", key)
+		claim := a.claim
+		if needed {
+			claim = a.need
+		}
+		answer, err := claim("pods", key)
 		got = answer.GetBlock()
 		return err
 	})
@@ -151,7 +167,7 @@ func (w *world) claim(t *rapid.T, name, key string) {
 	}
 	if status.Code(err) == codes.ResourceExhausted {
 		w.settle()
-		if w.twin.room() && w.stillRefused(name, key) {
+		if w.twin.room() && !strings.Contains(err.Error(), "can do without") && w.stillRefused(name, key) {
 			t.Fatalf("refused although there is room: %v", err)
 		}
 		return
@@ -160,8 +176,17 @@ func (w *world) claim(t *rapid.T, name, key string) {
 		t.Fatal(err)
 	}
 	prefix := netip.MustParsePrefix(got.GetCidr())
+	if resting := w.twin.blocks[prefix]; needed && resting != nil && !resting.freeAt.IsZero() {
+		if !got.GetFreeTime().AsTime().Equal(resting.freeAt) {
+			t.Fatalf("%v forgets that its addresses rest until %s", got, resting.freeAt)
+		}
+		delete(w.twin.blocks, prefix)
+	}
 	if met, found := w.twin.overlap(prefix); found {
 		t.Fatalf("%s overlaps %s of %s", prefix, met, w.twin.blocks[met].node)
+	}
+	if w.twin.useless(prefix) {
+		t.Fatalf("%s has no address to give", prefix)
 	}
 	w.twin.blocks[prefix] = &twinBlock{node: name, key: key, generation: got.GetGeneration()}
 }
@@ -172,6 +197,105 @@ func (w *world) settle() {
 		blocks, _ := w.d.list(&clearwayv1.ListRequest{Kind: "Block"})
 		return len(blocks) == len(w.twin.blocks)
 	})
+}
+
+// shortage has a node claim until there is nothing left, and until something is called back for it or nothing can be.
+func (w *world) shortage(t *rapid.T, name string) {
+	for {
+		w.keys++
+		before := len(w.twin.blocks)
+		w.claim(t, name, fmt.Sprint("k", w.keys), true)
+		if len(w.twin.blocks) == before {
+			break
+		}
+	}
+	w.keys++
+	key := fmt.Sprint("k", w.keys)
+	w.d.eventually("something is called back, or nothing can be", func() bool {
+		var got *clearwayv1.BlockSpec
+		err := w.insist(name, func(a *agent) error {
+			answer, err := a.need("pods", key)
+			got = answer.GetBlock()
+			return err
+		})
+		if err == nil {
+			prefix := netip.MustParsePrefix(got.GetCidr())
+			if was := w.twin.blocks[prefix]; was != nil && !was.freeAt.IsZero() {
+				delete(w.twin.blocks, prefix)
+			}
+			if met, found := w.twin.overlap(prefix); found {
+				t.Fatalf("%s overlaps %s", prefix, met)
+			}
+			w.twin.blocks[prefix] = &twinBlock{node: name, key: key, generation: got.GetGeneration()}
+			return true
+		}
+		for _, one := range w.d.blocks() {
+			if one.GetCallBack() != nil { // for another node, it may be: then that is waited for first
+				return true
+			}
+		}
+		w.advance(time.Second) // what was declined is asked for again in a while
+		return !callingBack(err)
+	})
+}
+
+// answer has the owner of a block say yes or no to what is called back, and changes the twin alike.
+func (w *world) answer(t *rapid.T, yes bool) {
+	var asked *clearwayv1.BlockSpec
+	for _, one := range w.d.blocks() {
+		if one.GetCallBack() != nil && one.GetState() == clearwayv1.BlockState_BLOCK_STATE_OWNED {
+			asked = one
+		}
+	}
+	if asked == nil {
+		return
+	}
+	whole := asked.GetCallBack().GetCidr() == asked.GetCidr()
+	if yes && whole {
+		return // "release" gives it back
+	}
+	refusal := "no"
+	if yes {
+		refusal = ""
+	}
+	var answer *clearwayv1.AnswerCallBackResponse
+	err := w.insist(asked.GetNode(), func(a *agent) (err error) {
+		answer, err = a.answer(asked, refusal)
+		return err
+	})
+	if status.Code(err) == codes.FailedPrecondition { // it was taken back meanwhile
+		return
+	}
+	if err != nil || len(answer.GetBlocks()) > 0 != yes {
+		t.Fatalf("%v, %v", answer, err)
+	}
+	if !yes {
+		return
+	}
+	prefix := netip.MustParsePrefix(asked.GetCidr())
+	was := w.twin.blocks[prefix]
+	delete(w.twin.blocks, prefix)
+	key := was.key // of the lowest part that is kept
+	for _, part := range answer.GetBlocks() {
+		next := &twinBlock{node: was.node, generation: part.GetGeneration()}
+		if next.called = part.GetCidr() == asked.GetCallBack().GetCidr(); !next.called {
+			next.key, key = key, ""
+		}
+		w.twin.blocks[netip.MustParsePrefix(part.GetCidr())] = next
+	}
+}
+
+// hold has a node's mirror say that Pods have some addresses of its blocks.
+func (w *world) hold(t *rapid.T, name string) {
+	var addresses []string
+	for prefix, block := range w.twin.blocks {
+		if block.node == name && block.freeAt.IsZero() && !block.called && rapid.Bool().Draw(t, "used") {
+			addresses = append(addresses, prefix.Addr().String())
+		}
+	}
+	if err := w.insist(name, func(a *agent) error { return a.tryHold(addresses...) }); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // stillRefused takes the block that a refused claim gets on the second try into the twin.
@@ -207,6 +331,9 @@ func (w *world) check(t *rapid.T) {
 		seen = append(seen, prefix)
 		block := w.twin.blocks[prefix]
 		resting := spec.GetState() == clearwayv1.BlockState_BLOCK_STATE_COOLING
+		if block != nil && block.called && spec.GetCallBack() == nil {
+			t.Fatalf("%v does not tell why it is withdrawn", spec)
+		}
 		if block == nil && !resting { // one that has rested may be listed for another second
 			t.Fatalf("%v is nobody's", spec)
 		}
@@ -240,13 +367,16 @@ func TestNoOverlapWithTwin(t *testing.T) {
 		rt.Repeat(map[string]func(*rapid.T){
 			"claim": func(rt *rapid.T) {
 				w.keys++
-				w.claim(rt, node.Draw(rt, "node"), fmt.Sprint("k", w.keys))
+				w.claim(rt, node.Draw(rt, "node"), fmt.Sprint("k", w.keys), rapid.Bool().Draw(rt, "needed"))
 			},
+			"shortage": func(rt *rapid.T) { w.shortage(rt, node.Draw(rt, "node")) },
+			"answer":   func(rt *rapid.T) { w.answer(rt, rapid.IntRange(0, 3).Draw(rt, "no") > 0) },
+			"hold":     func(rt *rapid.T) { w.hold(rt, node.Draw(rt, "node")) },
 			"repeat": func(rt *rapid.T) {
 				name := node.Draw(rt, "node")
 				for _, block := range w.twin.blocks {
-					if block.node == name {
-						w.claim(rt, name, block.key)
+					if block.node == name && block.key != "" {
+						w.claim(rt, name, block.key, false)
 						return
 					}
 				}
@@ -271,8 +401,19 @@ func TestNoOverlapWithTwin(t *testing.T) {
 				if err != nil {
 					rt.Fatal(err)
 				}
-				if name == block.node && generation == block.generation && block.freeAt.IsZero() {
-					block.freeAt = w.clock.Now().Add(130 * time.Second)
+				if name != block.node || generation != block.generation || !block.freeAt.IsZero() {
+					return
+				}
+				block.freeAt = w.clock.Now().Add(130 * time.Second)
+				rests := false
+				for _, one := range w.d.blocks() {
+					rests = rests || one.GetCidr() == prefix.String() && one.GetFreeTime().AsTime().After(w.clock.Now())
+				}
+				if called := block.called || w.needed; rests && block.called || !rests && !called {
+					rt.Fatalf("%s rests: %v; it was split off: %v", prefix, rests, block.called)
+				}
+				if !rests { // it was called back, and its addresses were not in use
+					delete(w.twin.blocks, prefix)
 				}
 			},
 			"wait":    func(rt *rapid.T) { w.advance(time.Duration(rapid.IntRange(1, 200).Draw(rt, "seconds")) * time.Second) },

@@ -12,7 +12,17 @@ import (
 // publishLocked tells the watchers what a change touched. The server's lock is held: the log takes changes in the order
 // of revisions. It does no I/O.
 func (s *Server) publishLocked(touched *change) {
+	if touched.life && s.lifeChangedLocked() {
+		return
+	}
 	var entries []*clearwayv1.OwnershipEntry
+	if s.state.recovering() { // who has just reported is told with all of its blocks
+		for name := range touched.nodes {
+			for block := range s.state.blocksOf[name] {
+				touched.blocks[block] = struct{}{}
+			}
+		}
+	}
 	for block := range touched.blocks {
 		entries = append(entries, s.state.blockEntry(block))
 	}
@@ -26,7 +36,7 @@ func (s *Server) publishLocked(touched *change) {
 			entries = append(entries, s.state.nodeEntry(name))
 		}
 	}
-	s.owners.set(s.state.revision, entries)
+	s.owners.set(s.state.revision, s.state.told(entries))
 	if touched.config {
 		s.sessions.wakeAll()
 		return
@@ -37,7 +47,8 @@ func (s *Server) publishLocked(touched *change) {
 }
 
 // resetOwnersLocked puts all of a new state into the log.
-func (s *Server) resetOwnersLocked() {
+// whole: nobody goes on from what he has.
+func (s *Server) resetOwnersLocked(whole bool) {
 	entries := make([]*clearwayv1.OwnershipEntry, 0, len(s.state.blocks)+len(s.state.nodes))
 	for block := range s.state.blocks {
 		if entry := s.state.blockEntry(block); !entry.GetDeleted() {
@@ -47,7 +58,48 @@ func (s *Server) resetOwnersLocked() {
 	for name := range s.state.nodes {
 		entries = append(entries, s.state.nodeEntry(name))
 	}
-	s.owners.reset(s.state.revision, s.state.incarnation, entries)
+	s.owners.begin(s.termLocked())
+	s.owners.reset(s.state.revision, s.state.incarnation, s.state.told(entries), whole, s.state.recovering())
+}
+
+// lifeChangedLocked tells the watchers when the store began to recover, or has recovered: all of them begin anew.
+func (s *Server) lifeChangedLocked() bool {
+	s.owners.begin(s.termLocked())
+	incarnation, adds := s.owners.life()
+	if incarnation == s.state.incarnation && adds == s.state.recovering() {
+		return false
+	}
+	s.resetOwnersLocked(true)
+	if incarnation != s.state.incarnation {
+		s.sessions.endAll()
+	} else {
+		s.sessions.wakeAll()
+	}
+	return true
+}
+
+// termLocked is the term that what is told is of. A follower names none: it may stand between two.
+func (s *Server) termLocked() uint64 {
+	if !s.leader {
+		return 0
+	}
+	return s.state.term()
+}
+
+// told leaves out what a recovering store does not know for certain: the blocks and addresses of nodes that have not
+// reported yet, and what is no more. Agents keep what they know until it has recovered (rule NoEarlyPrune).
+func (s *state) told(entries []*clearwayv1.OwnershipEntry) []*clearwayv1.OwnershipEntry {
+	if !s.recovering() {
+		return entries
+	}
+	certain := entries[:0]
+	for _, entry := range entries {
+		node := cmp.Or(entry.GetBlock().GetNode(), entry.GetNode().GetName())
+		if !entry.GetDeleted() && s.reported(node) {
+			certain = append(certain, entry)
+		}
+	}
+	return certain
 }
 
 // blockEntry is a block as all nodes see it. One that rests has no owner: it is none of the log's any more.
@@ -58,7 +110,7 @@ func (s *state) blockEntry(prefix netip.Prefix) *clearwayv1.OwnershipEntry {
 	}
 	return &clearwayv1.OwnershipEntry{Entry: &clearwayv1.OwnershipEntry_Block{Block: &clearwayv1.BlockOwner{
 		Cidr: block.GetCidr(), Pool: block.GetPool(), Node: block.GetNode(), NodeUid: block.GetNodeUid(),
-		State: block.GetState(), Generation: block.GetGeneration(),
+		State: block.GetState(), Generation: block.GetGeneration(), Splits: splits(block),
 	}}}
 }
 
@@ -69,8 +121,13 @@ func (s *state) nodeEntry(name string) *clearwayv1.OwnershipEntry {
 		return deletedNode(name)
 	}
 	labels := s.labelsOf(name)
+	cluster, _ := s.config[kindBGPConfiguration][defaultName].object.(*clearwayv1.BGPConfiguration)
+	reflectors := cluster.GetSpec().GetReflectors()
 	return &clearwayv1.OwnershipEntry{Entry: &clearwayv1.OwnershipEntry_Node{Node: &clearwayv1.NodeEntry{
-		Name: name, Uid: node.GetMetadata().GetUid(),
+		Domain:    labels[reflectors.GetDomainLabel()],
+		Reflector: reflectors.GetSelector() != nil && selects(reflectors.GetSelector(), labels),
+		Leaving:   s.nodeConfig(name).GetSpec().GetDrain() != nil && len(s.nodeConfig(name).GetSpec().GetDrain().GetPeers()) == 0,
+		Name:      name, Uid: node.GetMetadata().GetUid(),
 		Addresses: s.addressesOf(name), AsNumber: s.asNumberOf(name), LocalAsNumbers: s.localASNumbers(labels),
 	}}}
 }
@@ -81,12 +138,13 @@ func (s *state) nodeConfig(name string) *clearwayv1.Node {
 	return node
 }
 
-// labelsOf is what holds of a node's labels: the agent's, and the operator's over them.
+// labelsOf is what holds of a node's labels: the agent's, and over them Kubernetes' and the operator's.
 func (s *state) labelsOf(name string) map[string]string {
 	labels := maps.Clone(s.nodes[name].GetStatus().GetLabels())
 	if labels == nil {
 		labels = map[string]string{}
 	}
+	maps.Copy(labels, s.kube.nodes[name].GetLabels())
 	maps.Copy(labels, s.nodeConfig(name).GetMetadata().GetLabels())
 	for key, value := range s.nodeConfig(name).GetSpec().GetLabels() {
 		if value == "" {
@@ -98,20 +156,24 @@ func (s *state) labelsOf(name string) map[string]string {
 	return labels
 }
 
-// addressesOf is what holds of a node's addresses: by family, the operator's where there is one, else the agent's.
+// addressesOf is what holds of a node's addresses: by family, the operator's where there is one, else that of the
+// annotation in Kubernetes, else the agent's.
 func (s *state) addressesOf(name string) []string {
-	said := s.nodeConfig(name).GetSpec().GetAddresses()
+	var addresses []string
 	have := map[bool]bool{}
-	for _, text := range said {
-		if prefix, err := netip.ParsePrefix(text); err == nil {
-			have[prefix.Addr().Is4()] = true
-		}
-	}
-	addresses := slices.Clone(said)
-	for _, text := range s.nodes[name].GetStatus().GetAddresses() {
-		if prefix, err := netip.ParsePrefix(text); err == nil && !have[prefix.Addr().Is4()] {
+	for _, said := range [][]string{
+		s.nodeConfig(name).GetSpec().GetAddresses(), s.kube.nodes[name].GetAddresses(), s.nodes[name].GetStatus().GetAddresses(),
+	} {
+		told := map[bool]bool{}
+		for _, text := range said {
+			prefix, err := netip.ParsePrefix(text)
+			if err != nil || have[prefix.Addr().Is4()] {
+				continue
+			}
+			told[prefix.Addr().Is4()] = true
 			addresses = append(addresses, text)
 		}
+		maps.Copy(have, told)
 	}
 	return addresses
 }

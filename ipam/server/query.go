@@ -38,6 +38,7 @@ type query struct {
 // piece is a part of an answer; last ends it.
 type piece struct {
 	resources []*clearwayv1.Resource
+	verified  *clearwayv1.VerifyAnswer
 	err       error
 	last      bool
 }
@@ -71,20 +72,28 @@ func (q *queries) find(id, node string) *query {
 	return nil
 }
 
-// ask puts a question to a node and hands over the pieces of its answer.
+// ask puts a question for resources to a node and hands over the pieces of its answer.
 func (s *Server) ask(
 	ctx context.Context, node string, list *clearwayv1.ListRequest, each func([]*clearwayv1.Resource) error,
+) error {
+	return s.question(ctx, node, &clearwayv1.Query{List: list}, queryTime, func(got piece) error { return each(got.resources) })
+}
+
+// question puts a question to a node, which has so long to answer, and hands over the pieces of its answer.
+func (s *Server) question(
+	ctx context.Context, node string, query *clearwayv1.Query, patience time.Duration, each func(piece) error,
 ) error {
 	session := s.sessions.of(node)
 	if session == nil {
 		return errors.New("its agent is not connected")
 	}
-	ctx, cancel := context.WithTimeout(ctx, queryTime)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	id, waiting := s.queries.add(node)
 	defer s.queries.remove(id)
 	deadline, _ := ctx.Deadline()
-	if err := session.ask(&clearwayv1.Query{Id: id, List: list, Deadline: timestamppb.New(deadline)}); err != nil {
+	query.Id, query.Deadline = id, timestamppb.New(deadline)
+	if err := session.ask(query); err != nil {
 		return err
 	}
 	for {
@@ -93,14 +102,14 @@ func (s *Server) ask(
 			if got.err != nil {
 				return got.err
 			}
-			if err := each(got.resources); err != nil {
+			if err := each(got); err != nil {
 				return err
 			}
 			if got.last {
 				return nil
 			}
 		case <-ctx.Done():
-			return fmt.Errorf("no answer within %s", queryTime)
+			return fmt.Errorf("no answer within %s", patience)
 		}
 	}
 }
@@ -129,7 +138,7 @@ func (n *nodeService) AnswerQuery(
 				return status.Errorf(codes.NotFound, "question %q is no longer asked", request.GetQueryId())
 			}
 		}
-		next := piece{resources: request.GetAnswer().GetResources()}
+		next := piece{resources: request.GetAnswer().GetResources(), verified: request.GetVerify()}
 		if request.GetError() != "" {
 			next.err = errors.New(request.GetError())
 		}

@@ -13,36 +13,59 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/clearway/clearway/ipam/cidr"
-	"github.com/clearway/clearway/ipam/pool"
 	"github.com/clearway/clearway/ipam/store/record"
 	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
 )
 
-// registerNode is the design's Registration: blocks are bound to the node first, each step repeatable, then the
-// registration is written, then the session opened.
+// registerNode is the design's Registration: blocks are bound to the node first and taken from its report, each step
+// repeatable, then the registration is written, then the session opened.
 func (s *Server) registerNode(
 	ctx context.Context, request *clearwayv1.RegisterRequest,
 ) (*clearwayv1.RegisterResponse, error) {
 	if err := s.sessions.admit(request); err != nil {
 		return nil, err
 	}
-	var before identity
-	var uid string
-	if err := s.claims.do(ctx, true, func(p *plan) error {
-		before, uid = p.identify(request)
-		return nil
-	}); err != nil {
+	reported, err := readReport(request)
+	if err != nil {
 		return nil, err
 	}
+	found, err := s.suspect(ctx, request)
+	if err != nil {
+		return nil, err
+	}
+	if found.why != "" {
+		if err := s.beginRecovery(ctx, found); err != nil {
+			return nil, err
+		}
+	}
+	var before identity
+	err = s.claims.do(ctx, true, func(p *plan) error {
+		before, reported.uid = p.identify(request)
+		return p.judge(&reported, request, before)
+	})
+	s.noteRefused(request.GetNode(), err)
+	if err != nil {
+		return nil, err
+	}
+	uid := reported.uid
 	if uid == "" {
 		uid = uuid.NewString()
+		reported.uid = uid
 	}
 	if err := s.bindBlocks(ctx, request, before, uid); err != nil {
 		return nil, err
 	}
+	if err := s.settleAllowances(ctx, request, before, reported.wins); err != nil {
+		return nil, err
+	}
+	adopted, err := s.settleReport(ctx, reported)
+	if err != nil {
+		return nil, err
+	}
 	answer := &clearwayv1.RegisterResponse{NodeUid: uid}
-	if err := s.claims.do(ctx, true, func(p *plan) error { return p.register(request, before, uid, answer) }); err != nil {
+	if err := s.claims.do(ctx, true, func(p *plan) error {
+		return p.register(request, before, reported, adopted, answer)
+	}); err != nil {
 		return nil, err
 	}
 	session, err := s.sessions.open(ctx, request)
@@ -78,7 +101,7 @@ func (p *plan) identify(request *clearwayv1.RegisterRequest) (identity, string) 
 		returns:  gone != nil && sameMachine(gone.GetStatus(), request),
 	}
 	for _, uid := range []string{
-		request.GetNodeUid(), prior.GetMetadata().GetUid(), p.nodeConfig(name).GetMetadata().GetUid(),
+		request.GetNodeUid(), p.kube.uid(name), prior.GetMetadata().GetUid(), p.nodeConfig(name).GetMetadata().GetUid(),
 		gone.GetMetadata().GetUid(),
 	} {
 		if uid != "" {
@@ -108,6 +131,7 @@ func (s *Server) bindBlocks(
 				return nil
 			}
 			next.State, next.NodeUid = clearwayv1.BlockState_BLOCK_STATE_OWNED, uid
+			next.UnheldSince, next.UnheldSeen = nil, nil
 		case clearwayv1.BlockState_BLOCK_STATE_COOLING:
 			return nil
 		default:
@@ -131,10 +155,14 @@ func (s *Server) bindBlocks(
 
 // register writes the registration and fills in the answer.
 func (p *plan) register(
-	request *clearwayv1.RegisterRequest, before identity, uid string, answer *clearwayv1.RegisterResponse,
+	request *clearwayv1.RegisterRequest, before identity, reported report, adopted map[string]bool,
+	answer *clearwayv1.RegisterResponse,
 ) error {
 	name := request.GetNode()
-	node := p.registration(request, uid)
+	if p.recovering() && request.GetHeldIncarnation() != p.incarnation && !reported.wins {
+		return status.Error(codes.Aborted, "the store began to recover meanwhile; register again")
+	}
+	node := p.registration(request, reported.uid)
 	mirror, mirrored := p.mirrors[name]
 	p.write(record.Op{Key: record.NodeKey(name), Value: mustMarshal(node)})
 	switch {
@@ -143,11 +171,7 @@ func (p *plan) register(
 	case before.replaced:
 		p.write(record.Op{Key: record.GoneKey(name), Value: mustMarshal(p.nodes[name])})
 	}
-	lost, adopted, err := p.judgeHeld(request, uid)
-	if err != nil {
-		return err
-	}
-	answer.LostBlocks = lost
+	answer.LostBlocks = p.lostOf(reported)
 	sealed := mirrored && !before.replaced && seals(mirror.NodeStatus, request)
 	if !sealed {
 		p.startMirror(request, mirror, mirrored, before)
@@ -155,8 +179,11 @@ func (p *plan) register(
 		answer.KnownAssignments = slices.Collect(maps.Values(p.assignments[name]))
 	}
 	p.done(func(revision int64) {
-		answer.Incarnation, answer.Revision = p.incarnation, revision
+		answer.Incarnation, answer.Revision, answer.Term = p.incarnation, revision, p.term()
 		answer.Blocks = p.blocksOwned(name)
+		for _, quota := range sortedNames(p.allowances[name]) {
+			answer.Allowances = append(answer.Allowances, p.allowances[name][quota])
+		}
 		for _, block := range answer.GetBlocks() {
 			if sealed && !adopted[block.GetCidr()] {
 				answer.SealedBlocks = append(answer.SealedBlocks, block.GetCidr())
@@ -181,7 +208,7 @@ func (p *plan) registration(request *clearwayv1.RegisterRequest, uid string) *cl
 		Status: &clearwayv1.NodeStatus{
 			Addresses: request.GetAddresses(), Labels: request.GetLabels(), BootId: request.GetBootId(),
 			MachineId: request.GetMachineId(), JournalId: request.GetJournalId(), JournalNumber: request.GetJournalNumber(),
-			AgentVersion: request.GetAgentVersion(), RegisteredTime: timestamppb.New(p.now),
+			AgentVersion: request.GetAgentVersion(), RegisteredTime: timestamppb.New(p.now), Incarnation: p.incarnation,
 		},
 	}
 }
@@ -214,82 +241,15 @@ func (p *plan) startMirror(request *clearwayv1.RegisterRequest, was mirror, mirr
 	p.write(record.Op{Key: record.MirrorKey(name), Value: mustMarshal(next)})
 }
 
-// judgeHeld compares what an agent believes to hold with what it owns. A block that nobody has, in a pool's free
-// space, is its again: its Pods may hold addresses in it. Every other one is lost. A store that does not know the pool
-// may have lost it, and then the node goes on alone rather than give up addresses that are in use (OneHolder).
-func (p *plan) judgeHeld(
-	request *clearwayv1.RegisterRequest, uid string,
-) (lost []string, adopted map[string]bool, err error) {
-	adopted = map[string]bool{}
-	otherStore := request.GetHeldIncarnation() != "" && request.GetHeldIncarnation() != p.incarnation
-	for _, held := range request.GetHeldBlocks() {
-		prefix, err := netip.ParsePrefix(held.GetCidr())
-		if err != nil || prefix != prefix.Masked() {
-			return nil, nil, invalid("held_blocks", held.GetCidr(), "must be a block, as 10.244.0.0/26")
-		}
-		block := p.blocks[prefix]
-		switch {
-		case p.owns(request.GetNode(), block):
-		case otherStore && block == nil && !p.pools[held.GetPool()].carves(prefix):
-			return nil, nil, status.Errorf(codes.FailedPrecondition, "node %q went by another store, and this one has no pool %q "+
-				"of kind Block around %s, which it holds: apply the pools as they were, and its blocks are taken over; "+
-				"or, if this is another cluster, empty the node's data folder when no Pod runs on it",
-				request.GetNode(), held.GetPool(), held.GetCidr())
-		case block == nil && len(adopted) >= maxAdopted: // the node misses it in its next snapshot, and registers again
-		case block == nil && p.adopt(prefix, held, request, uid):
-			adopted[held.GetCidr()] = true
-		default:
-			lost = append(lost, held.GetCidr())
-		}
-	}
-	return lost, adopted, nil
-}
-
-// maxAdopted keeps a registration within one transaction, where each block takes two operations.
-const maxAdopted = 50
-
-func (p *plan) owns(node string, block *clearwayv1.BlockSpec) bool {
-	state := block.GetState()
-	return block.GetNode() == node && (state == clearwayv1.BlockState_BLOCK_STATE_OWNED ||
-		state == clearwayv1.BlockState_BLOCK_STATE_WITHDRAWING)
-}
-
-// adopt makes a free block the node's again, if its pool still has room for exactly it.
-func (p *plan) adopt(
-	prefix netip.Prefix, held *clearwayv1.BlockSpec, request *clearwayv1.RegisterRequest, uid string,
-) bool {
-	from := p.pools[held.GetPool()]
-	if !from.carves(prefix) {
-		return false
-	}
-	live := p.liveOf(prefix)
-	if live.Take(prefix) != nil {
-		return false
-	}
-	p.failed(func() { _ = live.Give(prefix) })
-	if from.space.Take(prefix) != nil {
-		return false
-	}
-	p.failed(func() { _ = from.space.Give(prefix) })
-	p.write(blockOp(&clearwayv1.BlockSpec{
-		Cidr: prefix.String(), Pool: from.Name, Node: request.GetNode(), NodeUid: uid,
-		State: clearwayv1.BlockState_BLOCK_STATE_OWNED, RequestKey: held.GetRequestKey(), ClaimedTime: timestamppb.New(p.now),
-	}))
-	p.sequences = append(p.sequences, from.Name)
-	return true
-}
-
-// carves tells whether blocks come from the pool, and this prefix may be one of them.
-func (p *poolState) carves(prefix netip.Prefix) bool {
-	return p != nil && p.Kind == pool.Block && cidr.Contains(p.CIDR, prefix)
+func (s *state) owns(node string, block *clearwayv1.BlockSpec) bool {
+	return block.GetNode() == node && isOwned(block)
 }
 
 // blocksOwned are a node's own blocks, by address.
 func (s *state) blocksOwned(node string) []*clearwayv1.BlockSpec {
 	var owned []*clearwayv1.BlockSpec
 	for _, prefix := range slices.SortedFunc(maps.Keys(s.blocksOf[node]), netip.Prefix.Compare) {
-		switch block := s.blocks[prefix]; block.GetState() {
-		case clearwayv1.BlockState_BLOCK_STATE_OWNED, clearwayv1.BlockState_BLOCK_STATE_WITHDRAWING:
+		if block := s.blocks[prefix]; isOwned(block) {
 			owned = append(owned, block)
 		}
 	}
@@ -300,11 +260,14 @@ func (s *state) blocksOwned(node string) []*clearwayv1.BlockSpec {
 func (s *Server) mirrorAssignments(
 	ctx context.Context, session *session, request *clearwayv1.MirrorAssignmentsRequest,
 ) (*clearwayv1.MirrorAssignmentsResponse, error) {
-	if n := len(request.GetAssigned()) + len(request.GetReleased()); n > maxMirrored {
+	if n := len(request.GetAssigned()) + len(request.GetReleased()) + len(request.GetEnded()); n > maxMirrored {
 		return nil, invalid("assigned", fmt.Sprint(n), fmt.Sprintf("must be at most %d changes a call; send pieces", maxMirrored))
 	}
 	changes, err := parseChanges(request)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.keepEnded(ctx, request); err != nil {
 		return nil, err
 	}
 	answer := &clearwayv1.MirrorAssignmentsResponse{}
@@ -330,10 +293,13 @@ const maxMirrored = 5000
 type changes struct {
 	assigned map[netip.Addr]*clearwayv1.AssignmentSpec
 	released map[netip.Addr]int64 // the journal number of the assignment that ended
+	ends     ends
 }
 
 func parseChanges(request *clearwayv1.MirrorAssignmentsRequest) (changes, error) {
-	parsed := changes{assigned: map[netip.Addr]*clearwayv1.AssignmentSpec{}, released: map[netip.Addr]int64{}}
+	parsed := changes{
+		assigned: map[netip.Addr]*clearwayv1.AssignmentSpec{}, released: map[netip.Addr]int64{}, ends: endsOf(request),
+	}
 	for _, spec := range request.GetAssigned() {
 		address, err := netip.ParseAddr(spec.GetAddress())
 		if err != nil || address.Zone() != "" || address.Is4In6() {
@@ -370,9 +336,10 @@ func (p *plan) mirror(
 		}
 		return false
 	}
-	ops := p.mirrorOps(name, changes, request.GetReplace())
-	if len(ops) > maxRewrite {
-		p.write(ops[:maxRewrite]...)
+	ops := p.mirrorOps(name, changes, replacedBy(request))
+	if limit := p.past.limit(maxRewrite); len(ops) > limit {
+		p.endTenures(name, ops[:limit], changes)
+		p.write(ops[:limit]...)
 		p.guard(record.Guard{Key: record.MirrorKey(name), ModRevision: was.revision})
 		p.marks = append(p.marks, record.MirrorKey(name))
 		return true
@@ -385,15 +352,29 @@ func (p *plan) mirror(
 	if len(ops) == 0 && proto.Equal(next, was.NodeStatus) {
 		return false
 	}
+	p.endTenures(name, ops, changes)
 	p.write(ops...)
 	p.guard(record.Guard{Key: record.MirrorKey(name), ModRevision: was.revision})
 	p.write(record.Op{Key: record.MirrorKey(name), Value: mustMarshal(next)})
 	return false
 }
 
+// replacedBy tells of which numbers a piece is the whole; nil: of none, it is what changed.
+func replacedBy(request *clearwayv1.MirrorAssignmentsRequest) func(number int64) bool {
+	switch {
+	case request.GetRanged():
+		return func(number int64) bool {
+			return number > request.GetAfterNumber() && (number <= request.GetThroughNumber() || request.GetLast())
+		}
+	case request.GetReplace():
+		return func(int64) bool { return true }
+	}
+	return nil
+}
+
 // mirrorOps are the writes that bring a node's copy to where the changes lead, none for what is there already. They end
 // with one more than a transaction takes: then there is more, and what comes behind is found the next time.
-func (p *plan) mirrorOps(name string, changes changes, replace bool) []record.Op {
+func (p *plan) mirrorOps(name string, changes changes, replaced func(number int64) bool) []record.Op {
 	var ops []record.Op
 	have := p.assignments[name]
 	for address, spec := range changes.assigned {
@@ -405,7 +386,7 @@ func (p *plan) mirrorOps(name string, changes changes, replace bool) []record.Op
 		}
 	}
 	gone := maps.Keys(changes.released)
-	if replace {
+	if replaced != nil {
 		gone = maps.Keys(have)
 	}
 	for address := range gone {
@@ -414,7 +395,10 @@ func (p *plan) mirrorOps(name string, changes changes, replace bool) []record.Op
 		}
 		spec, there := have[address]
 		_, kept := changes.assigned[address]
-		if there && !kept && (replace || spec.GetJournalNumber() <= changes.released[address]) {
+		if replaced != nil && !replaced(spec.GetJournalNumber()) {
+			continue
+		}
+		if there && !kept && (replaced != nil || spec.GetJournalNumber() <= changes.released[address]) {
 			ops = append(ops, record.Op{Key: record.AssignmentKey(name, address)})
 		}
 	}

@@ -163,6 +163,33 @@ func TestMirrorGoesInOrderAndComparesWhatItReleases(t *testing.T) {
 	}
 }
 
+// TestMirrorIsReplacedInPieces: what a later piece brings stays until then, and what none brings is gone in the end.
+func TestMirrorIsReplacedInPieces(t *testing.T) {
+	d := start(t, newFake())
+	a := d.agent("n1")
+	var all []*clearwayv1.AssignmentSpec
+	for i := range 6 {
+		all = append(all, assignment("n1", fmt.Sprintf("10.244.0.%d", i), int64(i+1)))
+	}
+	a.mirror(&clearwayv1.MirrorAssignmentsRequest{ThroughNumber: 6, Assigned: all})
+	held := func() (names []string) {
+		listed, _ := d.list(&clearwayv1.ListRequest{Kind: "Assignment"})
+		for _, one := range listed {
+			names = append(names, one.GetAssignment().GetSpec().GetAddress())
+		}
+		return names
+	}
+	// Of the first three one is gone, and of the last ones too.
+	a.mirror(&clearwayv1.MirrorAssignmentsRequest{Replace: true, Ranged: true, ThroughNumber: 3, Assigned: []*clearwayv1.AssignmentSpec{all[0], all[2]}})
+	if got := held(); !slices.Equal(got, []string{"10.244.0.0", "10.244.0.2", "10.244.0.3", "10.244.0.4", "10.244.0.5"}) {
+		t.Errorf("after the first piece: %q", got)
+	}
+	a.mirror(&clearwayv1.MirrorAssignmentsRequest{Ranged: true, Last: true, AfterNumber: 3, ThroughNumber: 4, Assigned: all[3:4]})
+	if got := held(); !slices.Equal(got, []string{"10.244.0.0", "10.244.0.2", "10.244.0.3"}) {
+		t.Errorf("after the last piece: %q", got)
+	}
+}
+
 func (d *ipamd) deleteNode(name string, poweredOff bool) error {
 	_, err := d.Delete(testContext(d.t), &clearwayv1.DeleteRequest{Kind: "Node", Name: name, PoweredOff: poweredOff})
 	return err
@@ -282,8 +309,8 @@ func TestHeldBlocksOfAnotherStore(t *testing.T) {
 	}
 }
 
-// A node with more blocks than one transaction takes brings them in several registrations, and loses none.
-func TestManyHeldBlocksComeInRounds(t *testing.T) {
+// A node with more blocks than one transaction takes brings them all in one registration.
+func TestManyHeldBlocksComeAtOnce(t *testing.T) {
 	d := start(t, newFake())
 	d.apply(ipPool("pods", "10.244.0.0/16"))
 	request := &clearwayv1.RegisterRequest{Node: "n1", BootId: "b", JournalId: "j", ProcessId: "p", HeldIncarnation: "another"}
@@ -291,11 +318,9 @@ func TestManyHeldBlocksComeInRounds(t *testing.T) {
 		cidr := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, byte(i / 4), byte(i % 4 * 64)}), 26)
 		request.HeldBlocks = append(request.HeldBlocks, &clearwayv1.BlockSpec{Cidr: cidr.String(), Pool: "pods"})
 	}
-	for _, want := range []int{50, 100, 120} {
-		answer, err := d.Register(testContext(t), request)
-		if err != nil || len(answer.GetBlocks()) != want || len(answer.GetLostBlocks()) != 0 {
-			t.Fatalf("got %d blocks, %d lost, %v; want %d and none", len(answer.GetBlocks()), len(answer.GetLostBlocks()), err, want)
-		}
+	answer, err := d.Register(testContext(t), request)
+	if err != nil || len(answer.GetBlocks()) != 120 || len(answer.GetLostBlocks()) != 0 {
+		t.Fatalf("got %d blocks, %d lost, %v; want 120 and none", len(answer.GetBlocks()), len(answer.GetLostBlocks()), err)
 	}
 }
 

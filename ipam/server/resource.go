@@ -11,6 +11,7 @@ import (
 
 	"github.com/clearway/clearway/ipam/pool"
 	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
+	"github.com/clearway/clearway/proto/schema"
 )
 
 // resourceService is the operators' door.
@@ -42,7 +43,22 @@ func (s *Server) faultsOf(resource *clearwayv1.Resource) []*clearwayv1.FieldViol
 	}
 	faults = append(faults, metadataFaults(object.GetMetadata())...)
 	faults = append(faults, pool.Validate(object)...)
-	return append(faults, s.options.Validate(object)...)
+	faults = append(faults, s.options.Validate(object)...)
+	return append(faults, sizeFaults(object)...)
+}
+
+// sizeFaults holds a resource's spec to the schema's bounds, which Kubernetes has too.
+func sizeFaults(object clearwayv1.Object) []*clearwayv1.FieldViolation {
+	message := object.ProtoReflect()
+	spec := message.Descriptor().Fields().ByName("spec")
+	if !message.Has(spec) {
+		return nil
+	}
+	var faults []*clearwayv1.FieldViolation
+	for _, fault := range schema.Faults("spec", message.Get(spec).Message()) {
+		faults = append(faults, &clearwayv1.FieldViolation{Field: fault.Field, Value: fault.Value, Message: fault.Message})
+	}
+	return faults
 }
 
 // maxAnnotations is Kubernetes' limit of all annotations together.

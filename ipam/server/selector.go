@@ -11,6 +11,7 @@ import (
 const (
 	kindPool              = "IPPool"
 	kindReservation       = "IPReservation"
+	kindQuota             = "IPQuota"
 	kindIPAMConfiguration = "IPAMConfiguration"
 	kindBGPConfiguration  = "BGPConfiguration"
 	kindPeer              = "BGPPeer"
@@ -25,6 +26,8 @@ const (
 
 // defaultName is the name of a kind's one resource in force.
 const defaultName = "default"
+
+func labelSet(of map[string]string) labels.Set { return labels.Set(of) }
 
 // selects tells whether a standard selector takes these labels; absent and empty take all. A selector that would not
 // have been accepted takes none.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -26,9 +27,21 @@ type Options struct {
 	Address string
 	// Validate tells the faults of resources of the kinds that package pool does not know; nil: none.
 	Validate func(clearwayv1.Object) []*clearwayv1.FieldViolation
-	Logger   *slog.Logger
+	// Source has the configuration, where it is not ours; nil: it is ours.
+	Source Source
+	// WhileLeading runs while this server leads: its context ends with the term, and the term waits for its end. It is
+	// called anew in each term; nil: nothing does.
+	WhileLeading func(context.Context)
+	Logger       *slog.Logger
+	// Limits bound each caller's calls; the zero value does not.
+	Limits Limits
+	// Tokens judges the tokens of callers who have no certificate; nil: there must be a certificate.
+	Tokens Tokens
 	// Metrics is where clearway_ipamd_* are registered; nil: nowhere.
 	Metrics prometheus.Registerer
+	// ReturnWait is how long claims wait at most, after the start, for the nodes that the store knows: one of them may know
+	// that the store is a copy of before. 0: they do not, where nobody copies a store by its files.
+	ReturnWait time.Duration
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
 }
@@ -36,12 +49,21 @@ type Options struct {
 // Server is ipamd's half of Clearway. Make it with New, hang it on a gRPC server made with ServerOptions by Register,
 // and Run it.
 type Server struct {
-	options Options
-	store   Store
-	log     *slog.Logger
-	now     func() time.Time
-	metrics *metrics
-	health  *health.Server
+	options  Options
+	store    Store
+	log      *slog.Logger
+	now      func() time.Time
+	metrics  *metrics
+	limits   *limits
+	refusals *refusals
+	tokens   *tokens // nil: none are taken
+	health   *health.Server
+
+	// lookedAt is when all orphaned blocks were last looked at, orphansWait why that told nothing, and orphanSets those that
+	// there were. They are the claims lane's own.
+	lookedAt    time.Time
+	orphansWait string
+	orphanSets  orphanSets
 
 	// mu guards all following fields, and what state points to.
 	mu     sync.RWMutex
@@ -51,13 +73,32 @@ type Server struct {
 	where  string
 	// trouble is why there is neither office nor following at present; nil: there is, or nothing has failed yet.
 	trouble error
+	// opens is when claims may open again at the soonest, when the store recovers: nodes that it does not know have had
+	// time to come.
+	opens time.Time
+	// returnBy is until when claims wait for nodes to come back after the start; zero: they do not, or no longer.
+	returnBy time.Time
+	started  bool // the first term has begun
+	// enteredAt is when this term began.
+	enteredAt time.Time
+	// refused are the nodes whose registration a recovering store refused, and when and why. They are waited for.
+	refused map[string]refusal
+	// tightQuotas are those of which a node got too little for a Pod that waits, and when that was last.
+	tightQuotas map[string]time.Time
 
-	claims   *lane // decides: everything but the copies of journals
-	copies   *lane // copies the nodes' journals
+	claims   *lane         // decides: everything but the copies of journals
+	copies   *lane         // copies the nodes' journals
+	records  *lane         // keeps the history, beside what comes with the copies
+	full     chan struct{} // the store has refused a write for want of room
 	owners   *ownershipLog
 	sessions *sessions
+	wants    *wants
 	queries  *queries
 	events   chan *clearwayv1.EventSpec
+	// tight: the store is nearly full.
+	tight atomic.Bool
+	// reload has a token when the store is to be read anew, by a new term.
+	reload chan struct{}
 
 	// down is closed when the server stops: streams end.
 	down chan struct{}
@@ -76,13 +117,15 @@ func New(options Options) (*Server, error) {
 	}
 	s := &Server{
 		options: options, store: options.Store, log: options.Logger, now: options.Now,
-		metrics: newMetrics(), health: health.NewServer(),
-		owners: newOwnershipLog(), sessions: newSessions(options.Now), queries: newQueries(),
-		events: make(chan *clearwayv1.EventSpec, maxQueuedEvents), down: make(chan struct{}),
+		metrics: newMetrics(), limits: newLimits(options.Limits, options.Now), refusals: newRefusals(options.Logger),
+		tokens:  newTokens(options.Tokens, options.Now),
+		health:  health.NewServer(),
+		refused: map[string]refusal{}, tightQuotas: map[string]time.Time{}, owners: newOwnershipLog(), sessions: newSessions(options.Now), wants: newWants(), queries: newQueries(),
+		full: make(chan struct{}, 1), events: make(chan *clearwayv1.EventSpec, maxQueuedEvents), reload: make(chan struct{}, 1), down: make(chan struct{}),
 	}
 	s.claims = newLane(s, "claims")
-	s.claims.idle = s.freeRested
-	s.copies = newLane(s, "copies")
+	s.claims.idle = s.chores
+	s.copies, s.records = newLane(s, "copies"), newLane(s, "records")
 	s.health.SetServingStatus("", healthv1.HealthCheckResponse_NOT_SERVING)
 	if options.Metrics != nil {
 		if err := s.metrics.register(options.Metrics, s); err != nil {
@@ -117,6 +160,9 @@ func (s *Server) Ready() error {
 	defer s.mu.RUnlock()
 	switch {
 	case s.trouble != nil:
+		if errors.Is(s.trouble, record.ErrNotLeader) {
+			return errors.New("this ipamd has lost its office, and no other leads yet")
+		}
 		return fmt.Errorf("the store does not answer: %w", s.trouble)
 	case s.state == nil:
 		return errors.New("the store has not been read yet")

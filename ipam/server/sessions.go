@@ -50,6 +50,8 @@ func (connections) HandleRPC(context.Context, stats.RPCStats) {}
 // session is one agent's registration. It is live while the connection of its last call is open.
 type session struct {
 	id, node, process, machine, boot, journal string
+	// answersCallBack: its agent knows of call_back.
+	answersCallBack bool
 	// ended is closed when another took its place, or the office was lost.
 	ended chan struct{}
 
@@ -60,6 +62,7 @@ type session struct {
 	seen    time.Time
 	watcher *watcher                        // nil: no WatchNode stream is open
 	report  *clearwayv1.ReportStatusRequest // nil: none yet
+	heard   time.Time                       // when the report came
 }
 
 // watcher is a WatchNode stream; a node's newer one takes the place of the older.
@@ -132,11 +135,19 @@ func (n *session) status() (phase string, seen time.Time, report *clearwayv1.Rep
 	return phase, n.seen, n.report
 }
 
+// reportTime is when the last report came.
+func (n *session) reportTime() time.Time {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.heard
+}
+
 // A node's phases.
 const (
 	phaseReady    = "Ready"
 	phaseNotReady = "NotReady"
 	phaseLost     = "Lost"
+	phaseAwaited  = "Awaited"
 )
 
 // sessions are all agents' sessions, one a node: the last. They are the leader's memory only.
@@ -188,7 +199,7 @@ func (t *sessions) open(ctx context.Context, request *clearwayv1.RegisterRequest
 	made := &session{
 		id: uuid.NewString(), node: request.GetNode(), process: request.GetProcessId(),
 		machine: request.GetMachineId(), boot: request.GetBootId(), journal: request.GetJournalId(),
-		ended: make(chan struct{}),
+		answersCallBack: request.GetAnswersCallBack(), ended: make(chan struct{}),
 	}
 	made.touch(ctx, t.now())
 	if before := t.byNode[made.node]; before != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"go4.org/netipx"
@@ -59,23 +60,36 @@ func (s *Server) show(st *state, address netip.Addr, answer *clearwayv1.ShowAddr
 			answer.AsOf = timestamppb.New(seen)
 		}
 	}
+	kept := st.reservationOf(address, s.now())
+	if kept != nil {
+		answer.Reservation, _ = st.config[kindReservation][kept.Name].object.(*clearwayv1.IPReservation)
+	}
 	spec := st.assignmentAt(address, answer.GetBlock().GetSpec().GetNode())
 	switch {
 	case spec != nil:
 		answer.State, answer.Assignment = addressAssigned, assignmentResource(spec)
 		answer.Summary = fmt.Sprintf("%s is held by %s on node %s%s.", address, holderOf(spec), spec.GetNode(), within(answer))
+		if kept != nil {
+			answer.Summary += fmt.Sprintf(" It is reserved by %s, and is given to nobody else.", reservationText(kept))
+		}
 	case made == nil && !inBlock:
 		answer.State = addressOutside
 		answer.Summary = fmt.Sprintf("%s is in no pool.", address)
-	case made != nil && address == parsed.Gateway:
+	case made != nil && isGateway(parsed, prefix, address):
 		answer.State = addressGateway
 		answer.Summary = fmt.Sprintf("%s is the gateway that Pods of pool %s see; nobody is given it.", address, parsed.Name)
-	case st.reserved(address, parsed, made) != "":
+	case kept != nil:
 		answer.State = addressReserved
-		answer.Summary = fmt.Sprintf("%s is reserved: %s.", address, st.reserved(address, parsed, made))
+		answer.Summary = fmt.Sprintf("%s is reserved: %s.", address, reservationText(kept))
+	case excluded(address, prefix, parsed, made) != "":
+		answer.State = addressReserved
+		answer.Summary = fmt.Sprintf("%s is reserved: %s.", address, excluded(address, prefix, parsed, made))
 	case !inBlock:
 		answer.State = addressUnclaimed
 		answer.Summary = fmt.Sprintf("%s is in pool %s and in no node's block.", address, parsed.Name)
+		if parsed.Kind != pool.Block {
+			answer.Summary = fmt.Sprintf("%s is in pool %s, of kind %s, and nobody has it.", address, parsed.Name, parsed.Kind)
+		}
 	default:
 		s.showInBlock(address, answer)
 	}
@@ -83,6 +97,10 @@ func (s *Server) show(st *state, address netip.Addr, answer *clearwayv1.ShowAddr
 
 func (s *Server) showInBlock(address netip.Addr, answer *clearwayv1.ShowAddressResponse) {
 	block := answer.GetBlock().GetSpec()
+	if block.GetFloating() != nil {
+		showFloating(address, block, answer)
+		return
+	}
 	switch block.GetState() {
 	case clearwayv1.BlockState_BLOCK_STATE_COOLING:
 		answer.State = addressCooling
@@ -95,6 +113,23 @@ func (s *Server) showInBlock(address netip.Addr, answer *clearwayv1.ShowAddressR
 	default:
 		answer.State = addressFree
 		answer.Summary = fmt.Sprintf("%s is not assigned, as far as node %s has told%s.", address, block.GetNode(), within(answer))
+	}
+}
+
+// showFloating tells of an address of a Floating pool that somebody has, or had, and that no attachment holds.
+func showFloating(address netip.Addr, block *clearwayv1.BlockSpec, answer *clearwayv1.ShowAddressResponse) {
+	whose := holderKeyOf(block.GetFloating())
+	switch block.GetState() {
+	case clearwayv1.BlockState_BLOCK_STATE_COOLING:
+		answer.State = addressCooling
+		answer.Summary = fmt.Sprintf("%s is kept for %s, who had it last on node %s, until %s.", address, whose, block.GetNode(),
+			block.GetFreeTime().AsTime().Format(time.RFC3339))
+	case clearwayv1.BlockState_BLOCK_STATE_ORPHANED:
+		answer.State = addressFree
+		answer.Summary = fmt.Sprintf("%s is %s's, on the deleted node %s, which waits for the word that the machine is off.", address, whose, block.GetNode())
+	default:
+		answer.State = addressFree
+		answer.Summary = fmt.Sprintf("%s is %s's, on node %s, and no attachment there holds it, as far as the node has told.", address, whose, block.GetNode())
 	}
 }
 
@@ -133,27 +168,48 @@ func within(answer *clearwayv1.ShowAddressResponse) string {
 	if block == nil {
 		return ""
 	}
+	if block.GetFloating() != nil {
+		return fmt.Sprintf(", a floating address of pool %s, whose owner is %s", block.GetPool(), holderKeyOf(block.GetFloating()))
+	}
 	return fmt.Sprintf(", in block %s of pool %s", block.GetCidr(), block.GetPool())
 }
 
-// reserved tells why an address of a pool is never given out; "" when it may be.
-func (s *state) reserved(address netip.Addr, parsed pool.Pool, made *clearwayv1.IPPool) string {
-	for _, one := range named[*clearwayv1.IPReservation](s, kindReservation) {
-		reservation, _ := pool.ParseReservation(one)
-		for _, addresses := range reservation.Ranges {
-			if addresses.Contains(address) {
-				return fmt.Sprintf("IPReservation %s (%s)", reservation.Name, reservation.Reason)
-			}
-		}
-	}
+// isGateway tells whether Pods see an address as their gateway; the block is invalid where there is none.
+func isGateway(of pool.Pool, block netip.Prefix, address netip.Addr) bool {
+	_, gateway := of.Link(block)
+	return gateway.IsValid() && gateway == address
+}
+
+// excluded tells by which rule of its pool an address, in a block or none, is never given out; "" when it may be.
+func excluded(address netip.Addr, block netip.Prefix, parsed pool.Pool, made *clearwayv1.IPPool) string {
 	if made == nil {
 		return ""
 	}
-	only := netip.PrefixFrom(address, address.BitLen())
-	for _, addresses := range pool.Excluded(parsed, only, []netipx.IPRange{}) {
-		if addresses.Contains(address) {
-			return fmt.Sprintf("the first and last address of pool %s are not given out", parsed.Name)
-		}
+	of := fmt.Sprintf("pool %s", parsed.Name)
+	switch {
+	case !parsed.Rigid:
+		block = netip.PrefixFrom(address, address.BitLen())
+	case !block.IsValid():
+		return ""
+	default:
+		of = fmt.Sprintf("block %s", block)
 	}
-	return ""
+	if !contained(pool.Excluded(parsed, block, nil), address) {
+		return ""
+	}
+	plain := parsed
+	plain.AvoidBuggyIPs, plain.FormerCIDRs, plain.FormerGateways = false, nil, nil
+	switch {
+	case contained(pool.Excluded(plain, block, nil), address):
+		return fmt.Sprintf("the first and last addresses of %s are not given out", of)
+	case slices.Contains(parsed.FormerGateways, address):
+		return fmt.Sprintf("it was the gateway of %s, and Pods may have it for that", of)
+	case slices.ContainsFunc(parsed.FormerCIDRs, func(p netip.Prefix) bool { return p.Addr() == address || cidr.Last(p) == address }):
+		return fmt.Sprintf("it was the first or last address of %s, and Pods may take it for that", of)
+	}
+	return fmt.Sprintf("%s gives out no address that ends in .0 or .255", of)
+}
+
+func contained(ranges []netipx.IPRange, address netip.Addr) bool {
+	return slices.ContainsFunc(ranges, func(one netipx.IPRange) bool { return one.Contains(address) })
 }

@@ -25,7 +25,7 @@ func (s *state) applyBlock(one record.Record, touched *change) error {
 			return err
 		}
 		if next.GetGeneration() == 0 {
-			next.Generation = one.ModRevision // the revision was not known when it was written
+			next.Generation = s.generationAt(one.ModRevision) // the revision was not known when it was written
 		}
 	}
 	touched.blocks[prefix] = struct{}{}
@@ -45,13 +45,20 @@ func (s *state) dropBlock(prefix netip.Prefix, free bool, touched *change) {
 	touched.nodes[before.GetNode()] = struct{}{}
 	delete(s.blocks, prefix)
 	delete(s.cooling, prefix)
+	delete(s.orphaned, prefix)
+	delete(s.called, prefix)
+	s.floats.drop(prefix, before)
+	s.countBlock(before, -1)
+	s.tallyOf(before.GetPool()).count(prefix, before.GetState(), -1)
 	if of := s.blocksOf[before.GetNode()]; of != nil {
 		delete(of, prefix)
 		if len(of) == 0 {
 			delete(s.blocksOf, before.GetNode())
 		}
 	}
-	delete(s.claimed, claimKey{before.GetNode(), before.GetRequestKey()})
+	if before.GetFloating() == nil {
+		delete(s.claimed, claimKey{before.GetNode(), before.GetRequestKey()})
+	}
 	if free {
 		s.give(prefix, before.GetPool())
 	}
@@ -62,17 +69,26 @@ func (s *state) putBlock(prefix netip.Prefix, next *clearwayv1.BlockSpec, touche
 		return err
 	}
 	s.blocks[prefix] = next
+	s.floats.put(prefix, next)
+	s.countBlock(next, 1)
 	touched.nodes[next.GetNode()] = struct{}{}
 	if s.blocksOf[next.GetNode()] == nil {
 		s.blocksOf[next.GetNode()] = map[netip.Prefix]struct{}{}
 	}
 	s.blocksOf[next.GetNode()][prefix] = struct{}{}
-	if next.GetRequestKey() != "" {
+	if next.GetRequestKey() != "" && next.GetFloating() == nil { // a floating address is found by its owner
 		s.claimed[claimKey{next.GetNode(), next.GetRequestKey()}] = prefix
 	}
 	if next.GetState() == clearwayv1.BlockState_BLOCK_STATE_COOLING {
 		s.cooling[prefix] = next.GetFreeTime().AsTime()
 	}
+	if next.GetState() == clearwayv1.BlockState_BLOCK_STATE_ORPHANED {
+		s.orphaned[prefix] = struct{}{}
+	}
+	if next.GetCallBack() != nil && isOwned(next) {
+		s.called[prefix] = struct{}{}
+	}
+	s.tallyOf(next.GetPool()).count(prefix, next.GetState(), 1)
 	return nil
 }
 
@@ -135,6 +151,9 @@ func (s *state) applyAssignment(one record.Record) error {
 		return err
 	}
 	of := s.assignments[node]
+	if before := of[address]; before != nil {
+		s.tallyOf(before.GetPool()).assigned--
+	}
 	if one.Value == nil {
 		delete(of, address)
 		if len(of) == 0 {
@@ -151,6 +170,7 @@ func (s *state) applyAssignment(one record.Record) error {
 		s.assignments[node] = of
 	}
 	of[address] = spec
+	s.tallyOf(spec.GetPool()).assigned++
 	return nil
 }
 

@@ -2,6 +2,7 @@ package server
 
 import (
 	"math"
+	"math/bits"
 	"net/netip"
 
 	"google.golang.org/protobuf/proto"
@@ -17,10 +18,22 @@ func (s *Server) statusOf(st *state, kind string) func(clearwayv1.Object) clearw
 	switch kind {
 	case kindPool:
 		use := st.poolUse()
+		for block, called := range s.callableNow(st) {
+			if one := use[st.blocks[block].GetPool()]; one != nil {
+				one.CallableAddresses = capped(uint64(one.GetCallableAddresses()) + cidr.Count(called))
+			}
+		}
 		return func(object clearwayv1.Object) clearwayv1.Object {
 			made := proto.CloneOf(object.(*clearwayv1.IPPool))
 			made.Status = st.poolStatus(made, use[made.GetMetadata().GetName()])
 			return made
+		}
+	case kindQuota:
+		return func(object clearwayv1.Object) clearwayv1.Object { return st.quotaStatus(object.(*clearwayv1.IPQuota)) }
+	case kindReservation:
+		now := s.now()
+		return func(object clearwayv1.Object) clearwayv1.Object {
+			return st.reservationStatus(object.(*clearwayv1.IPReservation), now)
 		}
 	case kindPeer:
 		established := s.establishedOf()
@@ -47,6 +60,14 @@ func (s *state) poolUse() map[string]*clearwayv1.IPPoolStatus {
 	for prefix, block := range s.blocks {
 		one := of(block.GetPool())
 		one.Blocks++
+		switch count := cidr.Count(prefix); block.GetState() {
+		case clearwayv1.BlockState_BLOCK_STATE_COOLING:
+			one.CoolingAddresses = capped(uint64(one.GetCoolingAddresses()) + count)
+		case clearwayv1.BlockState_BLOCK_STATE_WITHDRAWING:
+			one.WithdrawingAddresses = capped(uint64(one.GetWithdrawingAddresses()) + count)
+		case clearwayv1.BlockState_BLOCK_STATE_ORPHANED:
+			one.OrphanedAddresses = capped(uint64(one.GetOrphanedAddresses()) + count)
+		}
 		if block.GetState() != clearwayv1.BlockState_BLOCK_STATE_COOLING {
 			one.BlockAddresses = capped(uint64(one.GetBlockAddresses()) + cidr.Count(prefix))
 		}
@@ -63,14 +84,93 @@ func (s *state) poolStatus(made *clearwayv1.IPPool, use *clearwayv1.IPPoolStatus
 	if use == nil {
 		use = &clearwayv1.IPPoolStatus{}
 	}
-	use.Phase = "Active"
-	if made.GetSpec().GetDisabled() {
-		use.Phase = "Disabled"
-	}
-	if one := s.pools[made.GetMetadata().GetName()]; one != nil && one.space != nil {
+	use.FormerCidrs, use.FormerGateways = made.GetStatus().GetFormerCidrs(), made.GetStatus().GetFormerGateways()
+	one := s.pools[made.GetMetadata().GetName()]
+	if one != nil && one.space != nil {
 		use.FreeBlocks = capped(one.space.FreeBlocks(one.BlockBits))
+		use.FreeAddresses, use.StrandedAddresses = one.unclaimed()
 	}
+	if one != nil {
+		use.Available = one.available(use)
+	}
+	s.describePool(one, made, use)
 	return use
+}
+
+// The phases of a pool, and the conditions that tell of them.
+const (
+	phaseActive   = "Active"
+	phaseDisabled = "Disabled"
+	phaseDraining = "Draining"
+
+	conditionAvailable = "Available"
+	conditionDrained   = "Drained"
+)
+
+// describePool fills in a pool's phase and conditions.
+func (s *state) describePool(one *poolState, made *clearwayv1.IPPool, status *clearwayv1.IPPoolStatus) {
+	generation := made.GetMetadata().GetGeneration()
+	available := &clearwayv1.Condition{Type: conditionAvailable, Status: "False", ObservedGeneration: generation}
+	status.Conditions = []*clearwayv1.Condition{available}
+	switch deleting := made.GetMetadata().GetDeletionTimestamp(); {
+	case deleting != nil:
+		status.Phase, available.Reason, available.LastTransitionTime = phaseDraining, "Deleting", deleting
+		available.Message = "is being deleted: gives no new blocks and no new addresses, and is gone when nobody has a block of it"
+	case made.GetSpec().GetDrain():
+		status.Phase, available.Reason = phaseDraining, "Draining"
+		available.Message = "gives no new blocks and no new addresses (spec.drain)"
+	case made.GetSpec().GetDisabled():
+		status.Phase, available.Reason = phaseDisabled, "Disabled"
+		available.Message = "gives no new blocks and no new addresses (spec.disabled)"
+	default:
+		status.Phase, available.Status, available.Reason = phaseActive, "True", "Active"
+		available.Message = "gives blocks and addresses"
+	}
+	switch {
+	case status.GetPhase() == phaseDraining:
+		status.Conditions = append(status.Conditions, drainedCondition(s.useOf(one, every), generation))
+	case one != nil && len(one.DrainCIDRs) > 0:
+		status.Conditions = append(status.Conditions, drainedCondition(s.useOf(one, one.drains), generation))
+	}
+}
+
+// drainedCondition tells whether what is to be drained is empty, and else what remains.
+func drainedCondition(left inUse, generation int64) *clearwayv1.Condition {
+	if left.blocks() == 0 {
+		return &clearwayv1.Condition{
+			Type: conditionDrained, Status: "True", Reason: "Empty", Message: "nobody has a block", ObservedGeneration: generation,
+		}
+	}
+	return &clearwayv1.Condition{
+		Type: conditionDrained, Status: "False", Reason: "BlocksRemain", Message: left.String(), ObservedGeneration: generation,
+	}
+}
+
+// drainedMessage is what remains of a pool that is drained.
+func drainedMessage(made *clearwayv1.IPPool) string {
+	for _, condition := range made.GetStatus().GetConditions() {
+		if condition.GetType() == conditionDrained {
+			return condition.GetMessage()
+		}
+	}
+	return ""
+}
+
+// unclaimed counts the addresses in no block: those that can be had, and those in pieces that are smaller than the
+// smallest block.
+func (p *poolState) unclaimed() (free, stranded int64) {
+	for length, count := range p.space.Holes() {
+		over, addresses := bits.Mul64(count, cidr.Count(netip.PrefixFrom(p.CIDR.Addr(), length)))
+		if over != 0 {
+			addresses = math.MaxUint64
+		}
+		to := &free
+		if length > p.MinBlockBits {
+			to = &stranded
+		}
+		*to = capped(uint64(*to) + min(addresses, math.MaxInt64))
+	}
+	return free, stranded
 }
 
 func capped(n uint64) int64 { return int64(min(n, math.MaxInt64)) }
@@ -117,13 +217,17 @@ func (s *Server) nodeResource(st *state, name string) *clearwayv1.Node {
 	to.AgentVersion, to.RegisteredTime = registered.GetAgentVersion(), registered.GetRegisteredTime()
 	to.JournalNumber = max(registered.GetJournalNumber(), st.mirrors[name].NodeStatus.GetJournalNumber())
 	to.Blocks, to.Assigned = int64(len(st.blocksOwned(name))), int64(len(st.assignments[name]))
-	to.Phase = phaseLost
+	to.Phase, to.Incarnation = phaseLost, registered.GetIncarnation()
+	if st.recovering() && registered != nil && !st.reported(name) {
+		to.Phase = phaseAwaited
+	}
 	session := s.sessions.of(name)
 	if session == nil {
 		return node
 	}
 	phase, seen, report := session.status()
 	to.Phase, to.LastSeenTime = phase, timestamppb.New(seen)
+	to.Drain, to.DrainReason, to.DrainGeneration = report.GetDrain(), report.GetDrainReason(), report.GetDrainGeneration()
 	to.KernelRoutes, to.LastRestart, to.LastRestartReason = report.GetKernelRoutes(), report.GetLastRestart(), report.GetLastRestartReason()
 	to.SessionsWanted = int32(len(report.GetSessions()))
 	for _, one := range report.GetSessions() {
@@ -149,9 +253,13 @@ func (s *Server) blockUse(st *state) func(netip.Prefix) *clearwayv1.BlockStatus 
 			mirrored[node+" "+spec.GetBlock()]++
 		}
 	}
+	callable := s.callableNow(st)
 	return func(prefix netip.Prefix) *clearwayv1.BlockStatus {
 		key := st.blocks[prefix].GetNode() + " " + prefix.String()
 		status := &clearwayv1.BlockStatus{Addresses: capped(cidr.Count(prefix)), Assigned: mirrored[key]}
+		if called, ok := callable[prefix]; ok {
+			status.Callable = called.String()
+		}
 		if use := reported[key]; use != nil {
 			status.Assigned, status.Cooling, status.Sealed = use.GetAssigned(), use.GetCooling(), use.GetSealed()
 		}
@@ -175,4 +283,13 @@ func (s *state) poolAt(address netip.Addr) (pool.Pool, *clearwayv1.IPPool) {
 		}
 	}
 	return pool.Pool{}, nil
+}
+
+// available is how many of a pool's addresses nobody holds.
+func (p *poolState) available(use *clearwayv1.IPPoolStatus) int64 {
+	all := uint64(use.GetBlockAddresses()) + uint64(use.GetFreeAddresses())
+	if p.Kind != pool.Block {
+		all = cidr.Count(p.CIDR)
+	}
+	return capped(all - min(all, uint64(use.GetAssigned())))
 }

@@ -26,4 +26,8 @@ type Store interface {
 	Resign(ctx context.Context, term record.Term) error
 	// Leader is where the leader is; "" when there is none.
 	Leader(ctx context.Context) (string, error)
+	// Identity tells which life of the store this is, as it is after all that was committed before.
+	Identity(ctx context.Context) (record.Identity, error)
+	// Health asks the store's members how they are. An error means that none answered.
+	Health(ctx context.Context) (record.Health, error)
 }

@@ -10,8 +10,11 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/clearway/clearway/ipam/store/record"
+	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
 )
 
 // firstPause is how long a server waits after a term that was over before it stands for office again. Tests shorten it.
@@ -67,26 +70,40 @@ func (s *Server) lead(ctx context.Context, term record.Term) error {
 	if err != nil {
 		return err
 	}
-	if loaded.incarnation == "" {
-		if err := s.mintIncarnation(ctx, term, loaded); err != nil {
-			return err
-		}
+	if err := s.settleLife(ctx, term, loaded); err != nil {
+		return err
 	}
 	s.enter(loaded, term)
 	s.log.Info("leading", "revision", loaded.revision, "blocks", len(loaded.blocks), "nodes", len(loaded.nodes))
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.claims.run(ctx, term) })
 	group.Go(func() error { return s.copies.run(ctx, term) })
+	group.Go(func() error { return s.records.run(ctx, term) })
+	group.Go(func() error { return s.keepHistory(ctx) })
+	group.Go(func() error { return s.callBack(ctx) })
+	group.Go(func() error { return s.keepLife(ctx) })
+	group.Go(func() error { return s.watchSpace(ctx) })
+	if s.options.WhileLeading != nil {
+		group.Go(func() error {
+			s.options.WhileLeading(ctx)
+			return nil
+		})
+	}
 	group.Go(func() error {
 		select {
 		case <-term.Lost:
 			return record.ErrNotLeader
+		case <-s.reload:
+			return errReload
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	})
 	return group.Wait()
 }
+
+// errReload ends a term so that the next one reads the store anew.
+var errReload = errors.New("an operator's check found that memory differs from the store")
 
 // load reads everything into a state of its own.
 func (s *Server) load(ctx context.Context) (*state, error) {
@@ -101,17 +118,60 @@ func (s *Server) load(ctx context.Context) (*state, error) {
 	return loaded, nil
 }
 
-func (s *Server) mintIncarnation(ctx context.Context, term record.Term, loaded *state) error {
-	incarnation := uuid.NewString()
-	revision, err := s.store.Commit(ctx, term, record.Txn{
-		Guards: []record.Guard{{Key: record.Incarnation}},
-		Ops:    []record.Op{{Key: record.Incarnation, Value: []byte(incarnation)}},
-	})
+// settleLife finds out which life of the store this is: a new one, the one of before, or one that was restored.
+func (s *Server) settleLife(ctx context.Context, term record.Term, loaded *state) error {
+	identity, err := s.store.Identity(ctx)
+	if err != nil {
+		return err
+	}
+	was, life := loaded.incarnation, loaded.life
+	incarnation := was
+	why := wentBack(life, identity)
+	if why == "" {
+		why = s.remembers(loaded)
+	}
+	switch {
+	case was == "":
+		incarnation = uuid.NewString()
+		life = &clearwayv1.StoreLife{MintedTime: timestamppb.New(s.now())}
+	case why != "":
+		incarnation = uuid.NewString()
+		life = restored(life, was, "the store was restored: "+why, loaded.revision+1, epochOf(life), s.now())
+	case life == nil:
+		life = &clearwayv1.StoreLife{}
+	default:
+		life = proto.CloneOf(life)
+	}
+	life.Cluster, life.LogIndex = identity.Cluster, identity.LogIndex
+	beginTerm(life, term)
+	txn := record.Txn{Ops: []record.Op{lifeOp(life)}}
+	if incarnation != was {
+		txn.Ops = append(txn.Ops, record.Op{Key: record.Incarnation, Value: []byte(incarnation)})
+	}
+	revision, err := s.store.Commit(ctx, term, txn)
 	if err != nil {
 		return fmt.Errorf("name the store's incarnation: %w", err)
 	}
-	loaded.incarnation, loaded.revision = incarnation, revision
+	for _, op := range txn.Ops {
+		if err := loaded.applyOp(op, revision, newChange()); err != nil {
+			return err
+		}
+	}
+	loaded.revision = revision
+	if why != "" {
+		s.noteRecovery(life.GetRecovery().GetReason(), loaded.awaited())
+	}
 	return nil
+}
+
+// remembers tells why the store went back in time, by what this process has seen of it before; "" when it did not.
+func (s *Server) remembers(loaded *state) string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.state == nil || s.state.incarnation != loaded.incarnation || s.state.revision <= loaded.revision {
+		return ""
+	}
+	return fmt.Sprintf("it was at revision %d, and is at %d", s.state.revision, loaded.revision)
 }
 
 // enter puts a state in use, as the leader's.
@@ -119,7 +179,12 @@ func (s *Server) enter(loaded *state, term record.Term) {
 	s.sessions.endAll()
 	s.mu.Lock()
 	s.state, s.term, s.leader, s.where, s.trouble = loaded, term, true, s.options.Address, nil
-	s.resetOwnersLocked()
+	s.opens = s.now().Add(loaded.ipamConfiguration().RecoveryWait)
+	if !s.started && s.options.ReturnWait > 0 {
+		s.returnBy = s.now().Add(s.options.ReturnWait)
+	}
+	s.started, s.enteredAt = true, s.now()
+	s.resetOwnersLocked(false)
 	s.mu.Unlock()
 	s.health.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)
 }
@@ -128,6 +193,7 @@ func (s *Server) enter(loaded *state, term record.Term) {
 func (s *Server) leave(why error) {
 	s.mu.Lock()
 	s.leader, s.where, s.trouble = false, "", why
+	s.owners.begin(0)
 	s.mu.Unlock()
 	s.sessions.endAll()
 	s.health.SetServingStatus("", healthv1.HealthCheckResponse_NOT_SERVING)
@@ -198,7 +264,7 @@ func (s *Server) watchStore(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	s.state, s.trouble = loaded, nil
-	s.resetOwnersLocked()
+	s.resetOwnersLocked(false)
 	s.mu.Unlock()
 	s.health.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)
 	s.log.Info("following", "revision", loaded.revision)

@@ -27,7 +27,7 @@ func TestFollowerNamesTheLeaderAndTakesOver(t *testing.T) {
 	records := newFake()
 	first := start(t, records)
 	first.apply(ipPool("pods", "10.244.0.0/16"))
-	second := startFollower(t, records, "second:7470")
+	second := startFollower(t, records, "second:7470", newClock().now)
 	second.eventually("the follower knows the leader", func() bool { return second.server.Ready() == nil })
 	a := first.agent("n1")
 	block := a.mustClaim("pods", "k1")

@@ -88,15 +88,17 @@ func contentOf(snapshot *clearwayv1.NodeSnapshot) []byte {
 func (s *Server) snapshotOf(name string) (*clearwayv1.NodeSnapshot, error) {
 	snapshot := &clearwayv1.NodeSnapshot{}
 	err := s.view(func(st *state) {
-		snapshot.Incarnation, snapshot.Revision = st.incarnation, st.revision
+		snapshot.Incarnation, snapshot.Revision, snapshot.Term = st.incarnation, st.revision, s.termLocked()
 		snapshot.Blocks = st.blocksOwned(name)
 		snapshot.Node = st.nodeOf(name)
 		snapshot.Pools = named[*clearwayv1.IPPool](st, kindPool)
+		snapshot.Quotas, snapshot.Allowances = named[*clearwayv1.IPQuota](st, kindQuota), s.allowancesTold(st, name)
 		snapshot.Reservations = named[*clearwayv1.IPReservation](st, kindReservation)
 		snapshot.IpamConfiguration, _ = st.config[kindIPAMConfiguration][defaultName].object.(*clearwayv1.IPAMConfiguration)
 		snapshot.BgpConfiguration, _ = st.config[kindBGPConfiguration][defaultName].object.(*clearwayv1.BGPConfiguration)
 		snapshot.Peers = st.peersOf(st.labelsOf(name))
 		snapshot.Filters = st.filtersOf(snapshot.GetPeers())
+		snapshot.Namespaces = st.namespacesFor()
 	})
 	return snapshot, err
 }
@@ -153,13 +155,12 @@ func (s *state) nodeOf(name string) *clearwayv1.Node {
 func (n *nodeService) WatchOwnership(
 	request *clearwayv1.WatchOwnershipRequest, stream grpc.ServerStreamingServer[clearwayv1.WatchOwnershipResponse],
 ) error {
-	if err := n.s.speaksFor(stream.Context(), request.GetNode()); err != nil {
-		return err
-	}
 	if err := n.s.view(func(*state) {}); err != nil {
 		return err
 	}
-	at := position{request.GetIncarnation(), request.GetRevision()}
+	replaced, done := n.s.limits.watches.open(request.GetNode())
+	defer done()
+	at := position{incarnation: request.GetIncarnation(), revision: request.GetRevision()}
 	for first := true; ; first = false {
 		next, messages, more := n.s.owners.since(at.incarnation, at.revision)
 		if first && len(messages) == 0 {
@@ -173,6 +174,8 @@ func (n *nodeService) WatchOwnership(
 		at = next
 		select {
 		case <-more:
+		case <-replaced:
+			return status.Error(codes.Aborted, "newer WatchOwnership streams of this node took this one's place")
 		case <-n.s.down:
 			return notLeader("")
 		case <-stream.Context().Done():

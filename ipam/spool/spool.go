@@ -1,8 +1,8 @@
 // Package spool keeps DEL requests on disk while the node's agent is down: the plugin writes them, the agent replays
 // and removes them.
 //
-// The spool is a folder, mode 0700, beside the agent's socket. Each file in it is one DelRequest in protobuf's JSON
-// mapping, mode 0600, named "<hash>.json" where <hash> is the first 32 hexadecimal digits of the SHA-256 of the
+// The spool is a folder, mode 0700, beside the agent's socket. Each file in it is one DelRequest as protobuf's JSON
+// mapping has it, mode 0600, named "<hash>.json" where <hash> is the first 32 hexadecimal digits of the SHA-256 of the
 // attachment's network, container ID and interface, each followed by a zero byte. So a repeated DEL takes the place of
 // the first. A file appears whole or not at all: it is written as ".<random>.tmp", synced, renamed, and the folder
 // synced. The socket's folder is usually a tmpfs: the spool is gone after a reboot, and so are the attachments.
@@ -11,6 +11,7 @@ package spool
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,10 +20,7 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
-
-	"google.golang.org/protobuf/encoding/protojson"
-
-	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
+	"unicode/utf8"
 )
 
 // The spool's bounds. A node has a few hundred attachments; these are far above what can be owed.
@@ -37,9 +35,38 @@ var ErrFull = errors.New("spool is full")
 // staleAfter is how old an unfinished file must be for its writer to be dead.
 const staleAfter = 10 * time.Minute
 
+// Request is a DEL as a file has it. It is plain, and not the API's message, since the plugin links this package: what
+// makes messages costs a process more than its work does.
+type Request struct {
+	Attachment Attachment `json:"attachment"`
+	Pod        *Pod       `json:"pod,omitempty"`
+}
+
+// Attachment is what is to be released.
+type Attachment struct {
+	Network     string `json:"network,omitempty"`
+	ContainerID string `json:"containerID,omitempty"`
+	Ifname      string `json:"ifname,omitempty"`
+}
+
+// Pod is whose it was; nil where the runtime says nothing of Kubernetes.
+type Pod struct {
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name,omitempty"`
+	UID       string `json:"uid,omitempty"`
+}
+
+// PodUID is the Pod's UID, or "".
+func (r Request) PodUID() string {
+	if r.Pod == nil {
+		return ""
+	}
+	return r.Pod.UID
+}
+
 // Entry is one request in the spool.
 type Entry struct {
-	Request *clearwayv1.DelRequest
+	Request Request
 	path    string
 	info    fs.FileInfo
 }
@@ -49,15 +76,15 @@ func Dir(socket string) string { return filepath.Join(filepath.Dir(socket), "spo
 
 // Write puts a request into the spool, in the place of an earlier one of the same attachment. When it returns nil the
 // request is on disk. ErrFull when there are too many.
-func Write(dir string, request *clearwayv1.DelRequest) error {
+func Write(dir string, request Request) error {
 	if err := write(dir, request); err != nil {
 		return fmt.Errorf("spool %s: %w", dir, err)
 	}
 	return nil
 }
 
-func write(dir string, request *clearwayv1.DelRequest) error {
-	content, err := protojson.Marshal(request)
+func write(dir string, request Request) error {
+	content, err := encode(request)
 	if err != nil {
 		return err
 	}
@@ -67,7 +94,7 @@ func write(dir string, request *clearwayv1.DelRequest) error {
 	if err := prepare(dir); err != nil {
 		return err
 	}
-	target := filepath.Join(dir, name(request.GetAttachment()))
+	target := filepath.Join(dir, name(request.Attachment))
 	if err := room(dir, target); err != nil {
 		return err
 	}
@@ -188,7 +215,7 @@ func removeStale(path string) {
 
 // Find is the entry of one attachment, if it is in the spool. An agent replays it before it answers an Add of the same
 // attachment: replayed later, it would undo that Add.
-func Find(dir string, attachment *clearwayv1.Attachment) (Entry, bool, error) {
+func Find(dir string, attachment Attachment) (Entry, bool, error) {
 	path := filepath.Join(dir, name(attachment))
 	entry, err := load(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -218,23 +245,41 @@ func load(path string) (Entry, error) {
 	if err != nil {
 		return Entry{}, err
 	}
-	if want := name(request.GetAttachment()); want != filepath.Base(path) {
+	if want := name(request.Attachment); want != filepath.Base(path) {
 		return Entry{}, fmt.Errorf("its attachment belongs into %s", want)
 	}
 	return Entry{Request: request, path: path, info: info}, nil
 }
 
-func decode(content []byte) (*clearwayv1.DelRequest, error) {
+// encode refuses what would be read as something else.
+func encode(request Request) ([]byte, error) {
+	for _, text := range request.texts() {
+		if !utf8.ValidString(text) {
+			return nil, fmt.Errorf("%q is not UTF-8", text)
+		}
+	}
+	return json.Marshal(request)
+}
+
+func (r *Request) texts() []string {
+	texts := []string{r.Attachment.Network, r.Attachment.ContainerID, r.Attachment.Ifname}
+	if r.Pod != nil {
+		texts = append(texts, r.Pod.Namespace, r.Pod.Name, r.Pod.UID)
+	}
+	return texts
+}
+
+func decode(content []byte) (Request, error) {
 	if len(content) > MaxBytes {
-		return nil, fmt.Errorf("has more than %d bytes", MaxBytes)
+		return Request{}, fmt.Errorf("has more than %d bytes", MaxBytes)
 	}
-	request := &clearwayv1.DelRequest{}
+	var request Request
 	// A newer plugin may have written fields that this agent does not know; the attachment is what counts.
-	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(content, request); err != nil {
-		return nil, err
+	if err := json.Unmarshal(content, &request); err != nil {
+		return Request{}, err
 	}
-	if request.GetAttachment().GetContainerId() == "" {
-		return nil, errors.New("has no attachment.containerID")
+	if request.Attachment.ContainerID == "" {
+		return Request{}, errors.New("has no attachment.containerID")
 	}
 	return request, nil
 }
@@ -255,9 +300,9 @@ func Remove(entry Entry) error {
 }
 
 // name is the file of an attachment.
-func name(attachment *clearwayv1.Attachment) string {
+func name(attachment Attachment) string {
 	hash := sha256.New()
-	for _, part := range []string{attachment.GetNetwork(), attachment.GetContainerId(), attachment.GetIfname()} {
+	for _, part := range []string{attachment.Network, attachment.ContainerID, attachment.Ifname} {
 		_, _ = io.WriteString(hash, part+"\x00") // a hash has no errors
 	}
 	return hex.EncodeToString(hash.Sum(nil))[:32] + ".json"

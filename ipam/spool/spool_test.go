@@ -5,21 +5,23 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/clearway/clearway/ipam/spool"
 	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
 )
 
-func request(container string) *clearwayv1.DelRequest {
-	return &clearwayv1.DelRequest{
-		Attachment: &clearwayv1.Attachment{Network: "pods", ContainerId: container, Ifname: "eth0"},
-		Pod:        &clearwayv1.Pod{Namespace: "default", Name: "web-0", Uid: "u1"},
+func request(container string) spool.Request {
+	return spool.Request{
+		Attachment: spool.Attachment{Network: "pods", ContainerID: container, Ifname: "eth0"},
+		Pod:        &spool.Pod{Namespace: "default", Name: "web-0", UID: "u1"},
 	}
 }
 
@@ -28,7 +30,7 @@ func folder(t *testing.T) string {
 	return spool.Dir(filepath.Join(t.TempDir(), "clearway", "agent.sock"))
 }
 
-func write(t *testing.T, dir string, requests ...*clearwayv1.DelRequest) {
+func write(t *testing.T, dir string, requests ...spool.Request) {
 	t.Helper()
 	for _, request := range requests {
 		if err := spool.Write(dir, request); err != nil {
@@ -45,7 +47,7 @@ func TestWhatIsWrittenIsRead(t *testing.T) {
 		t.Fatalf("%d entries, %v; want a and b once each", len(entries), err)
 	}
 	for _, entry := range entries {
-		if !proto.Equal(entry.Request, request(entry.Request.Attachment.ContainerId)) {
+		if !reflect.DeepEqual(entry.Request, request(entry.Request.Attachment.ContainerID)) {
 			t.Errorf("read %v", entry.Request)
 		}
 		if err := errors.Join(spool.Remove(entry), spool.Remove(entry)); err != nil {
@@ -57,6 +59,43 @@ func TestWhatIsWrittenIsRead(t *testing.T) {
 	}
 	if files, _ := os.ReadDir(dir); len(files) != 0 {
 		t.Errorf("left behind: %v", files)
+	}
+}
+
+// TestFilesAreProtobufsJSON: a file is a DelRequest in protobuf's JSON mapping, in both directions.
+func TestFilesAreProtobufsJSON(t *testing.T) {
+	bare := request("b\u2028<&>")
+	bare.Pod = nil
+	for _, written := range []spool.Request{request("a"), bare, {Attachment: spool.Attachment{ContainerID: "c"}, Pod: &spool.Pod{}}} {
+		message := &clearwayv1.DelRequest{Attachment: &clearwayv1.Attachment{
+			Network: written.Attachment.Network, ContainerId: written.Attachment.ContainerID, Ifname: written.Attachment.Ifname,
+		}}
+		if pod := written.Pod; pod != nil {
+			message.Pod = &clearwayv1.Pod{Namespace: pod.Namespace, Name: pod.Name, Uid: pod.UID}
+		}
+		dir := folder(t)
+		write(t, dir, written)
+		files, _ := os.ReadDir(dir)
+		path := filepath.Join(dir, files[0].Name())
+		content, _ := os.ReadFile(path)
+		read := &clearwayv1.DelRequest{}
+		if err := protojson.Unmarshal(content, read); err != nil || !proto.Equal(read, message) {
+			t.Errorf("%s is %v for protobuf, %v; want %v", content, read, err, message)
+		}
+		content, _ = protojson.Marshal(message)
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if entry, _, err := spool.Find(dir, written.Attachment); err != nil || !reflect.DeepEqual(entry.Request, written) {
+			t.Errorf("%s is read as %+v, %v; want %+v", content, entry.Request, err, written)
+		}
+	}
+}
+
+// TestNoUTF8: JSON would have another name in its place.
+func TestNoUTF8(t *testing.T) {
+	if err := spool.Write(folder(t), request("a\xff")); err == nil || !strings.Contains(err.Error(), "UTF-8") {
+		t.Errorf("got %v", err)
 	}
 }
 
@@ -76,7 +115,7 @@ func TestFindIsByAttachment(t *testing.T) {
 		t.Errorf("b: %v, %v", found, err)
 	}
 	entry, found, err := spool.Find(dir, request("a").Attachment)
-	if !found || err != nil || !proto.Equal(entry.Request, request("a")) {
+	if !found || err != nil || !reflect.DeepEqual(entry.Request, request("a")) {
 		t.Errorf("a: %v, %v, %v", entry, found, err)
 	}
 }

@@ -7,11 +7,13 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/google/renameio/v2"
 	"github.com/google/uuid"
+	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
@@ -19,8 +21,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// embedded is an etcd member inside this process. It listens nowhere: calls are made in memory, so that any number of
-// them run on one machine. Its peer URL is a name only, until a member is added to it.
+// embedded is an etcd member inside this process. Our own calls are made in memory. It listens nowhere by default, so
+// that any number of them run on one machine: its peer URL is a name only, until it is told to listen, so that members
+// can be added to it.
 type embedded struct {
 	etcd     *embed.Etcd
 	client   *clientv3.Client
@@ -47,7 +50,11 @@ func startEmbedded(ctx context.Context, options Options) (_ *embedded, err error
 	if e.instance, err = instanceOf(options.DataDir); err != nil {
 		return nil, err
 	}
-	if e.etcd, err = embed.StartEtcd(embeddedConfig(options)); err != nil {
+	config, err := embeddedConfig(options)
+	if err != nil {
+		return nil, err
+	}
+	if e.etcd, err = embed.StartEtcd(config); err != nil {
 		return nil, fmt.Errorf("start embedded etcd in %s: %w", options.DataDir, err)
 	}
 	select {
@@ -60,17 +67,44 @@ func startEmbedded(ctx context.Context, options Options) (_ *embedded, err error
 		return nil, fmt.Errorf("start embedded etcd in %s: %w", options.DataDir, ctx.Err())
 	}
 	e.client = v3client.New(e.etcd.Server)
+	if options.ListenPeer != "" {
+		if err := e.advertise(ctx, options.ListenPeer); err != nil {
+			return nil, err
+		}
+	}
 	return e, nil
 }
 
-func embeddedConfig(options Options) *embed.Config {
+// advertise makes the URL that the member listens at for peers the one that the cluster knows it by: it was made with
+// another.
+func (e *embedded) advertise(ctx context.Context, peer string) error {
+	id := uint64(e.etcd.Server.MemberID())
+	for _, member := range e.etcd.Server.Cluster().Members() {
+		if uint64(member.ID) == id && slices.Equal(member.PeerURLs, []string{peer}) {
+			return nil
+		}
+	}
+	if _, err := e.client.MemberUpdate(ctx, id, []string{peer}); err != nil {
+		return fmt.Errorf("tell the cluster that this member is at %s: %w", peer, err)
+	}
+	return nil
+}
+
+func embeddedConfig(options Options) (*embed.Config, error) {
 	name := url.URL{Scheme: "http", Host: "localhost:2380"}
 	config := embed.NewConfig()
 	config.Name = "clearway"
 	config.Dir = filepath.Join(options.DataDir, "etcd")
 	config.ListenPeerUrls, config.ListenClientUrls = nil, nil
 	config.AdvertisePeerUrls, config.AdvertiseClientUrls = []url.URL{name}, []url.URL{name}
-	config.InitialCluster = config.Name + "=" + name.String()
+	// One member elects itself: it need not wait for others.
+	config.TickMs, config.ElectionMs = 50, 500
+	if options.ListenPeer != "" {
+		if err := listen(config, options); err != nil {
+			return nil, err
+		}
+	}
+	config.InitialCluster = config.Name + "=" + config.AdvertisePeerUrls[0].String()
 	config.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(newBridge(options.Logger)))
 	config.EnableGRPCGateway = false
 	config.QuotaBackendBytes = options.QuotaBytes
@@ -78,10 +112,32 @@ func embeddedConfig(options Options) *embed.Config {
 	// History is read only by watchers that lag: minutes suffice, and the size stays small.
 	config.AutoCompactionMode = embed.CompactorModePeriodic
 	config.AutoCompactionRetention = "5m"
-	// One member elects itself: it need not wait for others.
-	config.TickMs, config.ElectionMs = 50, 500
 	config.WarningApplyDuration = 500 * time.Millisecond
-	return config
+	return config, nil
+}
+
+// listen opens the member to others.
+func listen(config *embed.Config, options Options) error {
+	peer, err := url.Parse(options.ListenPeer)
+	if err != nil {
+		return fmt.Errorf("peer URL: %w", err)
+	}
+	client, err := url.Parse(options.ListenClient)
+	if err != nil {
+		return fmt.Errorf("client URL: %w", err)
+	}
+	config.ListenPeerUrls, config.AdvertisePeerUrls = []url.URL{*peer}, []url.URL{*peer}
+	config.ListenClientUrls, config.AdvertiseClientUrls = []url.URL{*client}, []url.URL{*client}
+	if options.MemberCert != "" {
+		secure := transport.TLSInfo{
+			CertFile: options.MemberCert, KeyFile: options.MemberKey, TrustedCAFile: options.MemberCA, ClientCertAuth: true,
+		}
+		config.PeerTLSInfo, config.ClientTLSInfo = secure, secure
+	}
+	// Others are further away than memory: they get etcd's own times.
+	defaults := embed.NewConfig()
+	config.TickMs, config.ElectionMs = defaults.TickMs, defaults.ElectionMs
+	return nil
 }
 
 // lockFolder makes sure that one process uses the folder; etcd itself would wait for the other without a word.

@@ -12,6 +12,12 @@ import (
 type Options struct {
 	// DataDir is a folder for an embedded etcd with one member. It is made, for its owner only.
 	DataDir string
+	// ListenPeer and ListenClient are the URLs that the embedded member is reached at, so that others can be added to it
+	// and etcdctl can call it; both or neither. Empty: it listens nowhere.
+	ListenPeer, ListenClient string
+	// MemberCert, MemberKey and MemberCA are PEM files for the https ones among them: the member's certificate, and the
+	// authorities of who may connect.
+	MemberCert, MemberKey, MemberCA string
 	// Endpoints of an etcd cluster, as URLs.
 	Endpoints []string
 	// TLS towards Endpoints; nil: none.
@@ -36,6 +42,9 @@ type Options struct {
 func (o *Options) complete() error {
 	if (o.DataDir == "") == (len(o.Endpoints) == 0) {
 		return errors.New("exactly one of a data folder and etcd endpoints must be given")
+	}
+	if (o.ListenPeer == "") != (o.ListenClient == "") {
+		return errors.New("the embedded etcd listens for peers and for clients, or for neither")
 	}
 	if o.Logger == nil {
 		return errors.New("no logger")

@@ -77,7 +77,10 @@ func (s *Store) translate(ctx context.Context, ops []record.Op) ([]clientv3.Op, 
 
 // judge tells errors after which nothing was written from those that leave it open.
 func judge(err error) error {
-	if errors.Is(err, rpctypes.ErrLeaseNotFound) || errors.Is(err, rpctypes.ErrNoSpace) {
+	if errors.Is(err, rpctypes.ErrNoSpace) {
+		return fmt.Errorf("%w: %w", record.ErrNoSpace, err)
+	}
+	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
 		return err
 	}
 	code := status.Code(err)

@@ -1,4 +1,5 @@
-// Command generate compiles the .proto files under proto/ and writes their Go code beside them.
+// Command generate compiles the .proto files under proto/ and writes their Go code beside them, and Kubernetes'
+// definitions of the resources into deploy/kubernetes/crds.
 //
 // It is protoc without protoc: the compiler is protocompile, a Go module, so that go.mod alone pins every generator
 // and the output is the same on every machine. The plugins are go.mod's tools, run by "go tool".
@@ -12,14 +13,18 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/bufbuild/protocompile"
+	"github.com/bufbuild/protocompile/linker"
 	"github.com/bufbuild/protocompile/protoutil"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/descriptorpb"
 	"google.golang.org/protobuf/types/pluginpb"
+
+	"github.com/clearway/clearway/proto/schema"
 )
 
 const root = "proto"
@@ -57,7 +62,52 @@ func run(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", plugin, err)
 		}
 	}
-	return nil
+	return definitions(files)
+}
+
+// crds is where Kubernetes' definitions of the resources are.
+const crds = "deploy/kubernetes/crds"
+
+// definitions writes a CustomResourceDefinition of each kind that has one, with a list of them, and nothing
+// else into their folder.
+func definitions(files linker.Files) error {
+	kinds, err := schema.Kinds()
+	if err != nil {
+		return err
+	}
+	if err := os.RemoveAll(crds); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(crds, 0o755); err != nil {
+		return err
+	}
+	var written []string
+	for _, kind := range kinds {
+		described, err := files.AsResolver().FindDescriptorByName(protoreflect.FullName("clearway.v1." + kind))
+		if err != nil {
+			return fmt.Errorf("kind %s: %w", kind, err)
+		}
+		resource, ok := described.(protoreflect.MessageDescriptor)
+		if !ok {
+			return fmt.Errorf("kind %s is no message", kind)
+		}
+		name, text, err := schema.CRD(resource)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(crds, name+".yaml"), text, 0o644); err != nil {
+			return err
+		}
+		written = append(written, name+".yaml")
+	}
+	return os.WriteFile(filepath.Join(crds, "kustomization.yaml"), kustomization(written), 0o644)
+}
+
+// kustomization lists the definitions for "kubectl apply -k".
+func kustomization(files []string) []byte {
+	slices.Sort(files)
+	return []byte("# The definitions of Clearway's resources. \"make generate\" writes this list and them.\n" +
+		"apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n  - " + strings.Join(files, "\n  - ") + "\n")
 }
 
 func protoFiles() ([]string, error) {

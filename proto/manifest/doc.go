@@ -12,7 +12,7 @@
 //   - Enumerations are written as one word ("Owned"); protobuf's name (BLOCK_STATE_OWNED) is taken too.
 //   - A null is as if the field were not there. Anchors, aliases and merge keys work, within the bounds below.
 //   - What the server sets is dropped, so that "get -o yaml" can be edited and applied: status as a whole, and
-//     metadata's uid, generation and creationTimestamp. metadata.resourceVersion is kept: an apply with it is refused
+//     metadata's uid, generation, creationTimestamp and source. metadata.resourceVersion is kept: an apply with it is refused
 //     when the resource has changed since it was read. Take it out to apply regardless.
 //   - Kinds that only Clearway writes are refused.
 //

@@ -19,6 +19,7 @@ const timestamp = "google.protobuf.Timestamp"
 // dropped are the fields that only the server sets, by path: they are not looked at.
 var dropped = map[string]bool{
 	"status": true, "metadata.uid": true, "metadata.generation": true, "metadata.creationTimestamp": true,
+	"metadata.source":        true,
 	"metadata.managedFields": true, "metadata.selfLink": true, // of what kubectl prints
 }
 

@@ -217,7 +217,7 @@ func checkDropped(t *rapid.T, object clearwayv1.Object, text string) {
 	}
 	want := proto.Clone(object).(clearwayv1.Object)
 	meta := want.GetMetadata()
-	meta.Uid, meta.Generation, meta.CreationTimestamp = "", 0, nil
+	meta.Uid, meta.Generation, meta.CreationTimestamp, meta.Source = "", 0, nil, nil
 	if status := want.ProtoReflect().Descriptor().Fields().ByName("status"); status != nil {
 		want.ProtoReflect().Clear(status)
 	}

@@ -13,7 +13,7 @@ import (
 // certFiles reads a certificate, its key and the authorities, and reads them again when a file has changed. Safe for
 // concurrent use; no lock: two that see a change at once both read it.
 type certFiles struct {
-	cert, key, ca string // set before use, then read only
+	cert, key, ca string // set before use, then read only; without cert and key there are the authorities alone
 	logger        *slog.Logger
 
 	loaded atomic.Pointer[loadedCerts]
@@ -59,6 +59,9 @@ func (f *certFiles) current() (*loadedCerts, error) {
 func (f *certFiles) stat() (stamps, error) {
 	var all stamps
 	for i, name := range []string{f.cert, f.key, f.ca} {
+		if name == "" {
+			continue
+		}
 		info, err := os.Stat(name)
 		if err != nil {
 			return all, fmt.Errorf("%s: %w", []string{"--tls-cert", "--tls-key", "--tls-ca"}[i], err)
@@ -72,17 +75,9 @@ func (f *certFiles) load(now stamps, err error) (*loadedCerts, error) {
 	if err != nil {
 		return nil, err
 	}
-	certPEM, err := os.ReadFile(f.cert)
+	certificate, err := f.pair()
 	if err != nil {
-		return nil, fmt.Errorf("--tls-cert: %w", err)
-	}
-	keyPEM, err := os.ReadFile(f.key)
-	if err != nil {
-		return nil, fmt.Errorf("--tls-key: %w", err)
-	}
-	certificate, err := tls.X509KeyPair(certPEM, keyPEM)
-	if err != nil {
-		return nil, fmt.Errorf("--tls-cert %s with --tls-key %s: %w", f.cert, f.key, err)
+		return nil, err
 	}
 	caPEM, err := os.ReadFile(f.ca)
 	if err != nil {
@@ -93,4 +88,24 @@ func (f *certFiles) load(now stamps, err error) (*loadedCerts, error) {
 		return nil, fmt.Errorf("--tls-ca %s has no certificate in PEM form", f.ca)
 	}
 	return &loadedCerts{stamps: now, certificate: certificate, authorities: authorities}, nil
+}
+
+// pair reads our certificate and its key; nothing where we have none.
+func (f *certFiles) pair() (tls.Certificate, error) {
+	if f.cert == "" {
+		return tls.Certificate{}, nil
+	}
+	certPEM, err := os.ReadFile(f.cert)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("--tls-cert: %w", err)
+	}
+	keyPEM, err := os.ReadFile(f.key)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("--tls-key: %w", err)
+	}
+	certificate, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("--tls-cert %s with --tls-key %s: %w", f.cert, f.key, err)
+	}
+	return certificate, nil
 }

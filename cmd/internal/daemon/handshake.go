@@ -12,7 +12,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/time/rate"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 )
@@ -22,18 +21,12 @@ import (
 type reloading struct {
 	files      *certFiles
 	serverName string
-	// seldom keeps a client that tries on and on, or a port scan, from filling the server's log.
-	seldom *rate.Sometimes
+	optional   bool // clients may come without a certificate
+	failures   *handshakeFailures
 }
 
-// A server logs the first handshakes that fail, then at most one in this time.
-const (
-	refusalsFirst = 20
-	refusalEvery  = time.Second
-)
-
 func newReloading(files *certFiles, serverName string) *reloading {
-	return &reloading{files: files, serverName: serverName, seldom: &rate.Sometimes{First: refusalsFirst, Interval: refusalEvery}}
+	return &reloading{files: files, serverName: serverName, failures: newHandshakeFailures(files.logger)}
 }
 
 // handshaker makes the credentials of one handshake.
@@ -42,17 +35,24 @@ func (r *reloading) handshaker() (credentials.TransportCredentials, error) {
 	if err != nil {
 		return nil, err
 	}
-	return credentials.NewTLS(&tls.Config{
-		MinVersion:   tls.VersionTLS13,
-		Certificates: []tls.Certificate{certs.certificate},
+	config := &tls.Config{
+		MinVersion: tls.VersionTLS13,
 		// Shown even when the server asks for other authorities: its refusal then says what is wrong, where a
 		// certificate held back would make it "certificate required".
+		// Without one of our own it is empty, which is none.
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &certs.certificate, nil },
 		RootCAs:              certs.authorities,
 		ClientCAs:            certs.authorities,
 		ClientAuth:           tls.RequireAndVerifyClientCert,
 		ServerName:           r.serverName,
-	}), nil
+	}
+	if certs.certificate.Certificate != nil {
+		config.Certificates = []tls.Certificate{certs.certificate}
+	}
+	if r.optional {
+		config.ClientAuth = tls.VerifyClientCertIfGiven
+	}
+	return credentials.NewTLS(config), nil
 }
 
 // ClientHandshake is gRPC's.
@@ -67,7 +67,7 @@ func (r *reloading) ClientHandshake(ctx context.Context, authority string, conn 
 	if err != nil {
 		return nil, nil, r.explainServer(err)
 	}
-	return &greeted{Conn: secure, explain: r.explainRefusal}, info, nil
+	return &greeted{Conn: secure, explain: func(err error) error { return r.explainRefusal(err, time.Now()) }}, info, nil
 }
 
 // explainServer adds to the error of our own half of a handshake what would be right.
@@ -75,6 +75,7 @@ func (r *reloading) explainServer(err error) error {
 	var unknown x509.UnknownAuthorityError
 	var noTLS tls.RecordHeaderError
 	var otherName x509.HostnameError
+	var invalid x509.CertificateInvalidError
 	switch {
 	case errors.As(err, &unknown):
 		return fmt.Errorf("%w: the server's certificate is of no authority in --tls-ca %s", err, r.files.ca)
@@ -82,16 +83,44 @@ func (r *reloading) explainServer(err error) error {
 		return errors.New("the server speaks no TLS: it runs with --insecure, or is another program")
 	case errors.As(err, &otherName):
 		return fmt.Errorf("%w: --tls-server-name says which name it must have", err)
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return fmt.Errorf("the server's certificate (%s) does not hold now: %w", invalid.Cert.Subject, err)
+	case errors.As(err, &invalid) && invalid.Reason == x509.IncompatibleUsage:
+		return fmt.Errorf("the server's certificate (%s) is not for servers (extended key usage): %w", invalid.Cert.Subject, err)
 	}
 	return err
 }
 
 // explainRefusal is for the server's half, which in TLS 1.3 is known with its first answer only.
-func (r *reloading) explainRefusal(err error) error {
-	if isRemoteAlert(err) {
-		return fmt.Errorf("the server refuses the certificate of --tls-cert %s: %w", r.files.cert, err)
+func (r *reloading) explainRefusal(err error, now time.Time) error {
+	if !isRemoteAlert(err) {
+		return err
 	}
-	return err
+	if r.files.cert == "" {
+		return fmt.Errorf("the server takes no caller without a certificate (--tls-cert), and there is only --token-file: %w", err)
+	}
+	fault := ""
+	if certs, unread := r.files.current(); unread == nil {
+		fault = faultOf(certs, now)
+	}
+	return fmt.Errorf("the server refuses the certificate of --tls-cert %s%s: %w", r.files.cert, fault, err)
+}
+
+// faultOf is what we can see ourselves of why our certificate is refused: an alert has no room for it.
+func faultOf(certs *loadedCerts, now time.Time) string {
+	leaf := certs.certificate.Leaf
+	switch _, err := leaf.Verify(x509.VerifyOptions{
+		Roots: certs.authorities, CurrentTime: leaf.NotBefore, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}); {
+	case now.After(leaf.NotAfter):
+		return fmt.Sprintf(" (%s), which ended at %s", leaf.Subject, leaf.NotAfter.UTC().Format(time.RFC3339))
+	case now.Before(leaf.NotBefore):
+		return fmt.Sprintf(" (%s), which begins at %s only, and it is %s on this machine's clock",
+			leaf.Subject, leaf.NotBefore.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+	case err != nil:
+		return fmt.Sprintf(" (%s): %v", leaf.Subject, err)
+	}
+	return fmt.Sprintf(" (%s)", leaf.Subject)
 }
 
 // isRemoteAlert tells whether the other side ended the handshake with an alert (crypto/tls: "remote error").
@@ -108,9 +137,7 @@ func (r *reloading) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthIn
 	}
 	secure, info, err := handshaker.ServerHandshake(conn)
 	if err != nil && !hungUp(err) {
-		r.seldom.Do(func() {
-			r.files.logger.Warn("a TLS handshake failed", "client", conn.RemoteAddr().String(), "error", explainClient(err))
-		})
+		r.failures.note(conn.RemoteAddr().String(), err)
 	}
 	return secure, info, err
 }
@@ -118,17 +145,6 @@ func (r *reloading) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthIn
 // hungUp tells whether the other side went without a word, as whoever only looks whether the port is open does.
 func hungUp(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
-}
-
-func explainClient(err error) error {
-	var noTLS tls.RecordHeaderError
-	if errors.As(err, &noTLS) {
-		return errors.New("a client without TLS: it runs with --insecure, or is another program")
-	}
-	if isRemoteAlert(err) {
-		return fmt.Errorf("the client refuses our certificate: %w", err)
-	}
-	return err
 }
 
 // Info is gRPC's.

@@ -37,7 +37,9 @@ type HTTPOptions struct {
 	// Gatherer gives /metrics.
 	Gatherer prometheus.Gatherer
 	// Ready answers /readyz: nil, or why not, in a sentence. It is called for each request and must not block.
-	Ready  func() error
+	Ready func() error
+	// Notice adds a sentence to the answer of one that is ready; "" or nil: nothing.
+	Notice func() string
 	Logger *slog.Logger
 }
 
@@ -91,6 +93,11 @@ func handler(options HTTPOptions) http.Handler {
 			return
 		}
 		io.WriteString(w, "ok\n")
+		if options.Notice != nil {
+			if text := options.Notice(); text != "" {
+				io.WriteString(w, text+"\n")
+			}
+		}
 	})
 	return mux
 }

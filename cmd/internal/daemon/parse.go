@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"strconv"
@@ -31,6 +32,19 @@ func ParseLabels(text string) (map[string]string, error) {
 		labels[key] = value
 	}
 	return labels, nil
+}
+
+// ParseUIDs reads "UID,UID": numbers of users.
+func ParseUIDs(text string) ([]uint32, error) {
+	var uids []uint32
+	for _, part := range splitList(text) {
+		uid, err := strconv.ParseUint(part, 10, 32)
+		if err != nil || uid == math.MaxUint32 { // which means nobody in particular
+			return nil, fmt.Errorf("%q is no user's number, 0 to %d", part, uint32(math.MaxUint32-1))
+		}
+		uids = append(uids, uint32(uid))
+	}
+	return uids, nil
 }
 
 // ParseNodeIPs reads "IP[,IP6]": at most one address a family, each with or without its prefix length. The Bits of

@@ -65,7 +65,7 @@ func TestParseServers(t *testing.T) {
 
 func TestListenUnix(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "run", "agent.sock")
-	first, err := ListenUnix(path)
+	first, err := ListenUnix(path, SocketPrivate)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,11 +81,11 @@ func TestListenUnix(t *testing.T) {
 			conn.Close()
 		}
 	}()
-	if _, err := ListenUnix(path); err == nil || !strings.Contains(err.Error(), "is served by another process") {
+	if _, err := ListenUnix(path, SocketPrivate); err == nil || !strings.Contains(err.Error(), "is served by another process") {
 		t.Errorf("a served socket was taken: %v", err)
 	}
 	first.Close()
-	second, err := ListenUnix(path)
+	second, err := ListenUnix(path, SocketPrivate)
 	if err != nil {
 		t.Fatalf("a dead socket is not replaced: %v", err)
 	}

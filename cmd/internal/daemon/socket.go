@@ -3,16 +3,23 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
 	"time"
 )
 
-// ListenUnix listens on a unix socket of mode 0600. A socket left by a process that is gone is replaced in one step,
+// Modes of a unix socket: for root and us alone, or for whoever a SocketGuard lets in.
+const (
+	SocketPrivate fs.FileMode = 0o600
+	SocketGuarded fs.FileMode = 0o666
+)
+
+// ListenUnix listens on a unix socket of a mode. A socket left by a process that is gone is replaced in one step,
 // so a client finds either the old one or a served one; one that somebody still serves is an error. Closing the
 // listener leaves the socket file: during a restart clients retry it, and the next process replaces it.
-func ListenUnix(path string) (net.Listener, error) {
+func ListenUnix(path string, mode fs.FileMode) (net.Listener, error) {
 	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
 		conn.Close()
 		return nil, fmt.Errorf("socket %s is served by another process", path)
@@ -33,7 +40,7 @@ func ListenUnix(path string) (net.Listener, error) {
 		return nil, fmt.Errorf("listen on socket: %w", err)
 	}
 	listener.SetUnlinkOnClose(false)
-	if err := errors.Join(os.Chmod(made, 0o600), os.Rename(made, path)); err != nil {
+	if err := errors.Join(os.Chmod(made, mode), os.Rename(made, path)); err != nil {
 		listener.Close()
 		return nil, fmt.Errorf("listen on socket %s: %w", path, err)
 	}

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/spf13/pflag"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 )
 
@@ -12,6 +13,10 @@ import (
 type TLS struct {
 	Cert, Key, CA string // files, PEM
 	Insecure      bool
+	// TokenFile is the file of a token that goes with each call, in place of our certificate; only clients have one.
+	TokenFile string
+	// AcceptTokens lets a server's clients come without a certificate: who serves judges their tokens.
+	AcceptTokens bool
 	// ServerName is the name the server's certificate must have; empty: the host of its address.
 	ServerName string
 }
@@ -31,6 +36,12 @@ func (t *TLS) AddClientFlags(flags *pflag.FlagSet) {
 		"`NAME` that the server's certificate must have (default: the host of its address)")
 }
 
+// AddTokenFlag defines --token-file.
+func (t *TLS) AddTokenFlag(flags *pflag.FlagSet) {
+	flags.StringVar(&t.TokenFile, "token-file", "",
+		"`FILE` of a token that proves who we are, in place of --tls-cert: in a cluster, a projected service account token")
+}
+
 // Validate refuses flags that say neither way, both, or a part of one. The files are not read.
 func (t *TLS) Validate() error {
 	var given, missing []string
@@ -42,6 +53,9 @@ func (t *TLS) Validate() error {
 		} else {
 			given = append(given, file.flag)
 		}
+	}
+	if t.TokenFile != "" {
+		return t.validateToken()
 	}
 	switch {
 	case t.Insecure && len(given) > 0:
@@ -58,7 +72,20 @@ func (t *TLS) Validate() error {
 	return nil
 }
 
-// ServerCredentials are for a gRPC server: TLS 1.3, and each client must show a certificate of the authorities.
+func (t *TLS) validateToken() error {
+	switch {
+	case t.Insecure:
+		return Usage("--insecure and --token-file exclude each other: a token is sent to a server that proved who it is (--tls-ca)")
+	case t.Cert != "" || t.Key != "":
+		return Usage("--token-file and --tls-cert with --tls-key exclude each other: each proves who we are")
+	case t.CA == "":
+		return Usage("--token-file also wants --tls-ca: a token is sent to a server that proved who it is")
+	}
+	return nil
+}
+
+// ServerCredentials are for a gRPC server: TLS 1.3, and each client must show a certificate of the
+// authorities, or, where tokens are accepted, may show none.
 func (t *TLS) ServerCredentials(logger *slog.Logger) (credentials.TransportCredentials, error) {
 	return t.credentials(logger)
 }
@@ -79,5 +106,15 @@ func (t *TLS) credentials(logger *slog.Logger) (credentials.TransportCredentials
 	if _, err := files.current(); err != nil {
 		return nil, err
 	}
-	return newReloading(files, t.ServerName), nil
+	made := newReloading(files, t.ServerName)
+	made.optional = t.AcceptTokens
+	return made, nil
+}
+
+// CallOptions are for connections that go with the credentials: they add the token to each call.
+func (t *TLS) CallOptions() []grpc.DialOption {
+	if t.TokenFile == "" {
+		return nil
+	}
+	return []grpc.DialOption{grpc.WithPerRPCCredentials(&tokenFile{name: t.TokenFile})}
 }

@@ -121,11 +121,17 @@ func serve(t *testing.T, files TLS, log io.Writer) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serveWith(t, ServerOptions(creds))
+}
+
+// serveWith runs a gRPC health server with some options and returns its address.
+func serveWith(t *testing.T, options []grpc.ServerOption) string {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := grpc.NewServer(ServerOptions(creds)...)
+	server := grpc.NewServer(options...)
 	grpc_health_v1.RegisterHealthServer(server, health.NewServer())
 	go server.Serve(listener)
 	t.Cleanup(server.Stop)

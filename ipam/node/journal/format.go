@@ -16,6 +16,8 @@ import (
 //	record  marker 4 | payload length u32 | CRC-32C of what follows and of the length u32 |
 //	        number u64 | number of the batch's first record u64 | type u8 | payload
 //
+// Behind the last record there may be zeros, which later records are written over.
+//
 // The first records are the snapshot's; all have the number base, the number of the last record that the snapshot
 // contains, and the batch 0. After them the numbers go up by one.
 const (
@@ -52,7 +54,8 @@ type Contents struct {
 	Last     uint64
 	Snapshot []Record
 	Records  []Record
-	// Size is the length in bytes of what is whole, Torn how many bytes come after it: a write that was never finished.
+	// Size is the length in bytes of what is whole, Torn how many bytes of a write that was never finished come after it.
+	// The zeros at the end are room for records, and no part of either.
 	Size, Torn int
 }
 
@@ -149,7 +152,8 @@ func (c *Contents) records(data []byte) error {
 		c.Size += size
 		c.Last = record.Number
 	}
-	c.Torn = len(data) - c.Size
+	data = bytes.TrimRight(data, "\x00")
+	c.Torn = max(0, len(data)-c.Size) // a whole record may end with zeros
 	return c.checkTail(data)
 }
 

@@ -22,6 +22,10 @@ const (
 	// maxBatch and maxBatchBytes bound what one write holds, so that no caller waits for long.
 	maxBatch      = 512
 	maxBatchBytes = 1 << 20
+	// aheadBytes is how far the file is filled with zeros before records take their place: a sync of bytes that the file
+	// already has is one write to the disk, one of a file that grew is two or three, one after the other (its length, and
+	// where the new blocks are, go to another place). At 1 MiB the filling is on one caller in thousands.
+	aheadBytes = 1 << 20
 	// DefaultCompactBytes is the size from which on the file is replaced: some seconds of the fastest churn, and a file
 	// that is read back in a fraction of a second.
 	DefaultCompactBytes = 8 << 20
@@ -68,7 +72,8 @@ type Options struct {
 	// OnCompactError, where not nil, is told when the file could not be replaced. The old one goes on.
 	OnCompactError func(error)
 
-	open func(path string) (file, error)
+	open  func(path string) (file, error)
+	ahead int64 // 0: aheadBytes
 }
 
 // Owner is whose memory the journal keeps. Both are called by the writer alone, one at a time, so that Snapshot is
@@ -88,6 +93,7 @@ type Journal struct {
 	lock    *os.File
 	owner   Owner
 
+	spare    sync.Pool // of requests
 	requests chan *request
 	closing  chan struct{}
 	done     chan struct{}
@@ -98,7 +104,8 @@ type Journal struct {
 
 	// Below: the writer's own.
 	file      file
-	size      int64
+	size      int64 // of what is durable
+	ahead     int64 // of the file: zeros up to here
 	compactAt int64
 	last      uint64
 	cause     error // why it is poisoned; written before poisoned is closed
@@ -117,13 +124,14 @@ type answer struct {
 	err    error
 }
 
-var requestPool = sync.Pool{New: func() any { return &request{answer: make(chan answer, 1)} }}
-
 // Open locks the folder and reads its journal, or makes an empty one. The folder must exist. An error may be a
 // *CorruptError; the contents then are what comes before the damage, and Quarantine puts the file out of the way.
 func Open(dir string, options Options) (*Journal, Contents, error) {
 	if options.CompactBytes == 0 {
 		options.CompactBytes = DefaultCompactBytes
+	}
+	if options.ahead == 0 {
+		options.ahead = aheadBytes
 	}
 	if options.open == nil {
 		options.open = openFile
@@ -136,6 +144,7 @@ func Open(dir string, options Options) (*Journal, Contents, error) {
 		dir: dir, options: options, lock: lock,
 		requests: make(chan *request, queueLength), closing: make(chan struct{}), done: make(chan struct{}),
 		poisoned: make(chan struct{}),
+		spare:    sync.Pool{New: func() any { return &request{answer: make(chan answer, 1)} }},
 	}
 	contents, err := j.read()
 	if err != nil {
@@ -179,6 +188,7 @@ func (j *Journal) read() (Contents, error) {
 		return contents, fmt.Errorf("%s: %w", path, err)
 	}
 	j.id, j.last, j.size = contents.ID, contents.Last, int64(contents.Size)
+	j.ahead = j.size // what is behind is written over; Start makes a new file
 	if j.file, err = j.options.open(path); err != nil {
 		return contents, fmt.Errorf("open journal: %w", err)
 	}
@@ -225,7 +235,7 @@ func (j *Journal) Append(ctx context.Context, entry Entry) (uint64, error) {
 	if len(entry.Payload) > MaxPayload {
 		return 0, fmt.Errorf("journal record of %d bytes is longer than %d", len(entry.Payload), MaxPayload)
 	}
-	r := requestPool.Get().(*request)
+	r := j.spare.Get().(*request)
 	r.entry = entry
 	select {
 	case j.requests <- r:
@@ -237,7 +247,7 @@ func (j *Journal) Append(ctx context.Context, entry Entry) (uint64, error) {
 	select {
 	case a := <-r.answer:
 		r.entry = Entry{}
-		requestPool.Put(r)
+		j.spare.Put(r)
 		return a.number, a.err
 	case <-j.done:
 		select { // the writer may have answered before it ended
@@ -249,7 +259,7 @@ func (j *Journal) Append(ctx context.Context, entry Entry) (uint64, error) {
 	}
 }
 
-// Bytes is the file's size.
+// Bytes is the size of what the file holds.
 func (j *Journal) Bytes() int64 { return j.bytes.Load() }
 
 // Failed is closed when the journal is poisoned.

@@ -113,14 +113,14 @@ func TestFolderIsForOneProcess(t *testing.T) {
 
 func TestFileStaysBoundedAndKeepsAll(t *testing.T) {
 	dir := t.TempDir()
-	j, owner := start(t, dir, Options{CompactBytes: 4096})
+	j, owner := start(t, dir, Options{CompactBytes: 4096, ahead: 1000})
 	owner.lines = []string{"kept"}
 	for i := range 2000 {
 		write(t, j, fmt.Sprintf("%0100d", i))
 		owner.mu.Lock()
 		owner.lines = []string{"kept", owner.lines[len(owner.lines)-1]} // the memory is small
 		owner.mu.Unlock()
-		if info, err := os.Stat(filepath.Join(dir, fileName)); err != nil || info.Size() > 4096+200 {
+		if info, err := os.Stat(filepath.Join(dir, fileName)); err != nil || info.Size() > 4096+200+1000 || j.Bytes() > 4096+200 {
 			t.Fatalf("file has %d bytes: %v", info.Size(), err)
 		}
 	}
@@ -248,6 +248,45 @@ func TestHoleInTheLastBatchIsATornTail(t *testing.T) {
 	}
 }
 
+// TestRoomForRecordsIsNoTornTail: the zeros at the end mean nothing, whatever the last record ends with.
+func TestRoomForRecordsIsNoTornTail(t *testing.T) {
+	data, _, _ := image(t, [][]string{{"one"}, {"two\x00\x00"}})
+	contents, err := Decode(append(data, zeros[:]...))
+	if err != nil || len(contents.Records) != 2 || contents.Torn != 0 || contents.Size != len(data) {
+		t.Fatalf("%d records, %d bytes of %d, torn %d: %v", len(contents.Records), contents.Size, len(data), contents.Torn, err)
+	}
+}
+
+// TestFullDiskForZerosIsNoneForRecords: no caller is told of a disk that has room for records and for no more.
+func TestFullDiskForZerosIsNoneForRecords(t *testing.T) {
+	dir := t.TempDir()
+	j, _ := start(t, dir, Options{open: func(path string) (file, error) {
+		inner, err := openFile(path)
+		return narrow{inner}, err
+	}})
+	write(t, j, "one")
+	write(t, j, "two")
+	closeJournal(t, j)
+	if info, err := os.Stat(filepath.Join(dir, fileName)); err != nil || info.Size() != j.Bytes() {
+		t.Errorf("file has %d bytes of %d: %v", info.Size(), j.Bytes(), err)
+	}
+	j, owner := start(t, dir, Options{})
+	closeJournal(t, j)
+	if !slices.Equal(owner.lines, []string{"one", "two"}) {
+		t.Fatalf("%q", owner.lines)
+	}
+}
+
+// narrow has room for records alone.
+type narrow struct{ file }
+
+func (n narrow) WriteAt(data []byte, at int64) (int, error) {
+	if bytes.Count(data, zeros[:1]) == len(data) {
+		return 0, unix.ENOSPC
+	}
+	return n.file.WriteAt(data, at)
+}
+
 func TestTornTailIsGoneAfterTheNextStart(t *testing.T) {
 	dir := t.TempDir()
 	j, _ := start(t, dir, Options{})
@@ -255,8 +294,8 @@ func TestTornTailIsGoneAfterTheNextStart(t *testing.T) {
 	closeJournal(t, j)
 	path := filepath.Join(dir, fileName)
 	data, _ := os.ReadFile(path)
-	torn := append(data, appendRecord(nil, Record{Number: 2, batch: 2, Payload: []byte("torn")})[:20]...)
-	if err := os.WriteFile(path, torn, 0o600); err != nil {
+	copy(data[j.Bytes():], appendRecord(nil, Record{Number: 2, batch: 2, Payload: []byte("torn")})[:20])
+	if err := os.WriteFile(path, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	j, _ = start(t, dir, Options{})

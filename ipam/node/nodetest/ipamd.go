@@ -17,7 +17,9 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/clearway/clearway/ipam/cidr"
 	"github.com/clearway/clearway/ipam/pool"
 	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
 )
@@ -44,23 +46,30 @@ type IPAMD struct {
 	calls       map[string]int
 	reports     []*clearwayv1.ReportStatusRequest
 	answers     map[string][]*clearwayv1.AnswerQueryRequest
+	refusals    []string
+	rests       map[string]time.Time // by pool
+	splits      map[string][]string  // the parts, by the call-back's id
 }
 
 type nodeState struct {
-	session  string
-	boot     string
-	journal  string
-	mirrored int64
-	mirror   map[string]*clearwayv1.AssignmentSpec
-	queries  chan *clearwayv1.Query
+	session    string
+	registered *clearwayv1.RegisterRequest
+	boot       string
+	journal    string
+	mirrored   int64
+	mirror     map[string]*clearwayv1.AssignmentSpec
+	queries    chan *clearwayv1.Query
 }
+
+// term is this leader's.
+const term = 7
 
 // New starts an ipamd that ends with the test.
 func New(t testing.TB) *IPAMD {
 	d := &IPAMD{
 		t: t, incarnation: "first", revision: 1, spaces: map[string]*pool.Space{}, blocks: map[string]*clearwayv1.BlockSpec{},
 		nodes: map[string]*nodeState{}, changed: make(chan struct{}), fail: map[string]error{}, lose: map[string]error{},
-		calls: map[string]int{}, answers: map[string][]*clearwayv1.AnswerQueryRequest{},
+		calls: map[string]int{}, rests: map[string]time.Time{}, splits: map[string][]string{}, answers: map[string][]*clearwayv1.AnswerQueryRequest{},
 	}
 	d.Start()
 	t.Cleanup(d.Stop)
@@ -106,10 +115,14 @@ func (d *IPAMD) Dial(context.Context, string) (*grpc.ClientConn, error) {
 }
 
 // Pool adds a pool or changes one.
-func (d *IPAMD) Pool(name string, spec *clearwayv1.IPPoolSpec) {
+func (d *IPAMD) Pool(name string, spec *clearwayv1.IPPoolSpec) { d.PoolWas(name, spec) }
+
+// PoolWas is Pool of one that had other prefixes before, which running Pods go by.
+func (d *IPAMD) PoolWas(name string, spec *clearwayv1.IPPoolSpec, former ...string) {
 	d.t.Helper()
 	object := &clearwayv1.IPPool{
 		ApiVersion: clearwayv1.APIVersion, Kind: "IPPool", Metadata: &clearwayv1.ObjectMeta{Name: name}, Spec: spec,
+		Status: &clearwayv1.IPPoolStatus{FormerCidrs: former},
 	}
 	parsed, faults := pool.Parse(object)
 	if len(faults) > 0 {
@@ -117,8 +130,13 @@ func (d *IPAMD) Pool(name string, spec *clearwayv1.IPPoolSpec) {
 	}
 	d.change(func() {
 		d.pools = append(slices.DeleteFunc(d.pools, func(p *clearwayv1.IPPool) bool { return p.GetMetadata().GetName() == name }), object)
-		if d.spaces[name] == nil {
+		if before := d.spaces[name]; before == nil || before.Prefix() != parsed.CIDR {
 			d.spaces[name] = pool.NewSpace(parsed.CIDR)
+			for _, block := range d.blocks {
+				if block.GetPool() == name {
+					_ = d.spaces[name].Take(netip.MustParsePrefix(block.GetCidr())) // one that was left out is nobody's business
+				}
+			}
 		}
 	})
 }
@@ -166,6 +184,41 @@ func (d *IPAMD) Grant(node, poolName, cidr string) {
 	})
 }
 
+// CallBack asks a block's owner for the block or for a half of it; an empty called takes that back.
+func (d *IPAMD) CallBack(cidr, called, id string) {
+	d.change(func() {
+		next := proto.CloneOf(d.blocks[cidr])
+		next.CallBack = nil
+		if called != "" {
+			next.CallBack = &clearwayv1.CallBack{Id: id, Cidr: called, WantedBy: "n2"}
+		}
+		d.blocks[cidr] = next
+	})
+}
+
+// Rest makes the addresses of a pool's next blocks rest until a time, as another node had them.
+func (d *IPAMD) Rest(poolName string, until time.Time) {
+	d.change(func() { d.rests[poolName] = until })
+}
+
+// Refusals are why call-backs were declined.
+func (d *IPAMD) Refusals() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.refusals)
+}
+
+// States are a node's blocks and their states.
+func (d *IPAMD) States(node string) map[string]clearwayv1.BlockState {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	states := map[string]clearwayv1.BlockState{}
+	for _, spec := range d.ownedLocked(node) {
+		states[spec.GetCidr()] = spec.GetState()
+	}
+	return states
+}
+
 // Restore is an ipamd restored from a backup: a new incarnation.
 func (d *IPAMD) Restore(incarnation string) {
 	d.change(func() {
@@ -201,6 +254,16 @@ func (d *IPAMD) Blocks(node string) []string {
 		all = append(all, spec.GetCidr())
 	}
 	return all
+}
+
+// Registered is a node's last registration; nil: none.
+func (d *IPAMD) Registered(node string) *clearwayv1.RegisterRequest {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if n := d.nodes[node]; n != nil {
+		return n.registered
+	}
+	return nil
 }
 
 // Mirror is what is known of a node's assignments, by address, and through which number.
@@ -241,6 +304,14 @@ func (d *IPAMD) Ask(node, id string, list *clearwayv1.ListRequest) {
 	queries := d.nodes[node].queries
 	d.mu.Unlock()
 	queries <- &clearwayv1.Query{Id: id, List: list}
+}
+
+// AskVerify asks a node to compare its routes.
+func (d *IPAMD) AskVerify(node, id string, verify *clearwayv1.VerifyQuery) {
+	d.mu.Lock()
+	queries := d.nodes[node].queries
+	d.mu.Unlock()
+	queries <- &clearwayv1.Query{Id: id, Verify: verify}
 }
 
 // Answers are the pieces of the answer to a question.
@@ -294,7 +365,7 @@ func (d *IPAMD) Register(_ context.Context, in *clearwayv1.RegisterRequest) (*cl
 			n = &nodeState{mirror: map[string]*clearwayv1.AssignmentSpec{}, queries: make(chan *clearwayv1.Query, 16)}
 			d.nodes[in.GetNode()] = n
 		}
-		n.session = fmt.Sprintf("session-%d", d.revision)
+		n.session, n.registered = fmt.Sprintf("session-%d", d.revision), in
 		if sealed {
 			answer.KnownAssignments = slices.Collect(maps.Values(n.mirror))
 		} else if n.journal != in.GetJournalId() {
@@ -313,7 +384,7 @@ func (d *IPAMD) Register(_ context.Context, in *clearwayv1.RegisterRequest) (*cl
 			}
 		}
 		answer.NodeUid, answer.SessionId = "uid-"+in.GetNode(), n.session
-		answer.Incarnation, answer.Revision = d.incarnation, d.revision
+		answer.Incarnation, answer.Revision, answer.Term = d.incarnation, d.revision, term
 		if n.journal == in.GetJournalId() {
 			answer.MirroredNumber = n.mirrored
 		}
@@ -343,13 +414,16 @@ func (d *IPAMD) claim(in *clearwayv1.ClaimBlockRequest) (*clearwayv1.ClaimBlockR
 		return nil, status.Errorf(codes.NotFound, "there is no pool %q", in.GetPool())
 	}
 	parsed, _ := pool.Parse(d.pools[i])
-	prefix, ok := d.spaces[in.GetPool()].Carve(parsed.BlockBits)
+	prefix, ok := d.spaces[in.GetPool()].CarveFrom(parsed.Parts(parsed.BlockBits, nil), parsed.BlockBits)
 	if !ok {
 		return nil, status.Errorf(codes.ResourceExhausted, "pool %q has no free /%d", in.GetPool(), parsed.BlockBits)
 	}
 	spec := &clearwayv1.BlockSpec{
 		Cidr: prefix.String(), Pool: in.GetPool(), Node: in.GetNode(), State: clearwayv1.BlockState_BLOCK_STATE_OWNED,
 		Generation: d.revision, RequestKey: in.GetRequestKey(),
+	}
+	if until, rests := d.rests[in.GetPool()]; rests {
+		spec.FreeTime = timestamppb.New(until)
 	}
 	d.blocks[spec.GetCidr()] = spec
 	return d.claimed(spec)
@@ -378,6 +452,72 @@ func (d *IPAMD) ReleaseBlock(_ context.Context, in *clearwayv1.ReleaseBlockReque
 	return &clearwayv1.ReleaseBlockResponse{}, nil
 }
 
+// AnswerCallBack implements NodeService.
+func (d *IPAMD) AnswerCallBack(_ context.Context, in *clearwayv1.AnswerCallBackRequest) (*clearwayv1.AnswerCallBackResponse, error) {
+	d.mu.Lock()
+	_, err := d.enter("AnswerCallBack", in.GetNode(), in.GetSessionId())
+	d.mu.Unlock()
+	if err != nil {
+		return nil, err // and nobody is told anything
+	}
+	answer := &clearwayv1.AnswerCallBackResponse{}
+	d.change(func() {
+		answer.Blocks, err = d.answerCall(in)
+		if err == nil {
+			err = d.lose["AnswerCallBack"]
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return answer, nil
+}
+
+func (d *IPAMD) answerCall(in *clearwayv1.AnswerCallBackRequest) ([]*clearwayv1.BlockSpec, error) {
+	spec := d.blocks[in.GetCidr()]
+	if in.GetRefusal() != "" {
+		d.refusals = append(d.refusals, in.GetRefusal())
+		if spec.GetCallBack().GetId() == in.GetId() {
+			spec = proto.CloneOf(spec)
+			spec.CallBack = nil
+			d.blocks[in.GetCidr()] = spec
+		}
+		return nil, nil
+	}
+	if spec.GetCallBack().GetId() == in.GetId() && spec.GetGeneration() == in.GetGeneration() {
+		d.split(spec)
+	}
+	if d.splits[in.GetId()] == nil {
+		return nil, status.Error(codes.FailedPrecondition, "not called back")
+	}
+	var parts []*clearwayv1.BlockSpec
+	for _, part := range d.splits[in.GetId()] {
+		parts = append(parts, proto.CloneOf(d.blocks[part]))
+	}
+	return parts, nil
+}
+
+// split puts what is called back of a block, and what is beside it, in its place.
+func (d *IPAMD) split(spec *clearwayv1.BlockSpec) {
+	prefix, call := netip.MustParsePrefix(spec.GetCidr()), spec.GetCallBack()
+	delete(d.blocks, spec.GetCidr())
+	_ = d.spaces[spec.GetPool()].Give(prefix)
+	put := func(part netip.Prefix, state clearwayv1.BlockState) {
+		next := proto.CloneOf(spec)
+		next.Cidr, next.Generation, next.State, next.CallBack = part.String(), d.revision, state, nil
+		d.blocks[next.GetCidr()] = next
+		_ = d.spaces[spec.GetPool()].Take(part)
+		d.splits[call.GetId()] = append(d.splits[call.GetId()], next.GetCidr())
+	}
+	at := netip.MustParsePrefix(call.GetCidr())
+	put(at, clearwayv1.BlockState_BLOCK_STATE_WITHDRAWING)
+	for at.Bits() > prefix.Bits() {
+		buddy, _ := cidr.Buddy(at)
+		put(buddy, clearwayv1.BlockState_BLOCK_STATE_OWNED)
+		at, _ = cidr.Parent(at)
+	}
+}
+
 // MirrorAssignments implements NodeService.
 func (d *IPAMD) MirrorAssignments(_ context.Context, in *clearwayv1.MirrorAssignmentsRequest) (*clearwayv1.MirrorAssignmentsResponse, error) {
 	d.mu.Lock()
@@ -393,9 +533,10 @@ func (d *IPAMD) MirrorAssignments(_ context.Context, in *clearwayv1.MirrorAssign
 		}
 		return &clearwayv1.MirrorAssignmentsResponse{ThroughNumber: n.mirrored}, nil
 	}
-	if in.GetReplace() {
-		n.mirror = map[string]*clearwayv1.AssignmentSpec{}
-	}
+	maps.DeleteFunc(n.mirror, func(_ string, have *clearwayv1.AssignmentSpec) bool {
+		number := have.GetJournalNumber()
+		return in.GetRanged() && number > in.GetAfterNumber() && (number <= in.GetThroughNumber() || in.GetLast())
+	})
 	n.journal, n.mirrored = in.GetJournalId(), in.GetThroughNumber()
 	for _, released := range in.GetReleased() {
 		if have := n.mirror[released.GetAddress()]; have.GetJournalNumber() <= released.GetJournalNumber() {
@@ -453,7 +594,7 @@ func (d *IPAMD) WatchNode(in *clearwayv1.WatchNodeRequest, stream grpc.ServerStr
 
 func (d *IPAMD) snapshotLocked(node string) *clearwayv1.NodeSnapshot {
 	snapshot := &clearwayv1.NodeSnapshot{
-		Incarnation: d.incarnation, Revision: d.revision, Blocks: d.ownedLocked(node),
+		Incarnation: d.incarnation, Revision: d.revision, Term: term, Blocks: d.ownedLocked(node),
 		Pools: slices.Clone(d.pools), Reservations: slices.Clone(d.reserved), IpamConfiguration: d.ipam,
 	}
 	return proto.CloneOf(snapshot)
@@ -464,7 +605,9 @@ func (d *IPAMD) WatchOwnership(_ *clearwayv1.WatchOwnershipRequest, stream grpc.
 	for {
 		d.mu.Lock()
 		d.calls["WatchOwnership"]++
-		piece := &clearwayv1.WatchOwnershipResponse{Incarnation: d.incarnation, Revision: d.revision, Reset_: true, Complete: true}
+		piece := &clearwayv1.WatchOwnershipResponse{
+			Incarnation: d.incarnation, Revision: d.revision, Term: term, Reset_: true, Complete: true,
+		}
 		for _, spec := range d.blocks {
 			piece.Entries = append(piece.Entries, &clearwayv1.OwnershipEntry{Entry: &clearwayv1.OwnershipEntry_Block{
 				Block: &clearwayv1.BlockOwner{Cidr: spec.GetCidr(), Node: spec.GetNode(), Pool: spec.GetPool(), Generation: spec.GetGeneration()},

@@ -24,23 +24,40 @@ const (
 	Pools       = "pools"
 	Requests    = "requests"
 	Events      = "events"
+	History     = "history"
+	Kubernetes  = "kubernetes"
+	Allowances  = "quotas"
 )
 
 // Keys that stand alone.
 const (
 	Incarnation Key = "incarnation"
+	Life        Key = "life"
 	Leader      Key = "leader"
+	// HistorySince tells from when on the history is whole; absent: none is kept.
+	HistorySince Key = "history-since"
 )
 
-// Loaded lists the rooms that are kept in memory: all but what expires.
+// Loaded lists the rooms that are kept in memory: all but what expires, and the history.
 func Loaded() []Key {
 	return []Key{
-		Incarnation, Config + "/", Nodes + "/", Gone + "/", Mirrors + "/", Pools + "/", Blocks + "/", Assignments + "/",
+		Incarnation, Life, HistorySince, Config + "/", Nodes + "/", Gone + "/", Mirrors + "/", Pools + "/", Blocks + "/", Assignments + "/",
+		Kubernetes + "/",
+		Allowances + "/",
 	}
 }
 
 // ConfigKey is the key of an applied resource.
 func ConfigKey(kind, name string) Key { return Key(Config + "/" + kind + "/" + name) }
+
+// Kinds of what is kept of Kubernetes.
+const (
+	KubernetesNodes      = "nodes"
+	KubernetesNamespaces = "namespaces"
+)
+
+// KubernetesKey is the key of what is kept of an object of Kubernetes.
+func KubernetesKey(kind, name string) Key { return Key(Kubernetes + "/" + kind + "/" + name) }
 
 // BlockKey is the key of a block.
 func BlockKey(block netip.Prefix) Key {
@@ -63,6 +80,12 @@ func AssignmentsOf(node string) Key { return Key(Assignments + "/" + node + "/")
 
 // MirrorKey is the key that tells how far a node's journal is copied.
 func MirrorKey(node string) Key { return Key(Mirrors + "/" + node) }
+
+// AllowanceKey is the key of what a node may give of a quota.
+func AllowanceKey(node, quota string) Key { return AllowancesOf(node) + Key(quota) }
+
+// AllowancesOf is what all of a node's allowance keys begin with.
+func AllowancesOf(node string) Key { return Key(Allowances + "/" + node + "/") }
 
 // SequenceKey is the key of a pool's claim counter.
 func SequenceKey(pool string) Key { return Key(Pools + "/" + pool + "/sequence") }
@@ -87,7 +110,7 @@ func (k Key) Rest() string {
 	return rest
 }
 
-// KindName takes a Config key apart.
+// KindName takes a Config or a Kubernetes key apart.
 func (k Key) KindName() (kind, name string, ok bool) { return strings.Cut(k.Rest(), "/") }
 
 // Block reads the prefix out of a Blocks key.

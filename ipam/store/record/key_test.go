@@ -29,6 +29,11 @@ func TestKeysReadBack(t *testing.T) {
 		if got, err := BlockKey(prefix).Block(); err != nil || got != prefix {
 			t.Fatalf("%s came back as %s, %v", prefix, got, err)
 		}
+		of := Tenure{address, time.Unix(0, rapid.Int64Min(0).Draw(t, "assigned")).UTC(), rapid.Int64Min(0).Draw(t, "number"), "node-1.a"}
+		hour := Hour(rapid.Uint32().Draw(t, "hour"))
+		if read, got, err := HistoryKey(hour, of).Tenure(); err != nil || got != of || read != hour {
+			t.Fatalf("%+v came back as %+v in hour %d, %v", of, got, read, err)
+		}
 		node, got, err := AssignmentKey("node-1", address).Assignment()
 		if err != nil || got != address || node != "node-1" {
 			t.Fatalf("%s came back as %s of %q, %v", address, got, node, err)

@@ -13,6 +13,9 @@ var (
 	ErrConflict = errors.New("changed meanwhile")
 	// ErrUnknown: nobody can say whether the transaction was or will be written. Only a new term settles it.
 	ErrUnknown = errors.New("outcome unknown")
+	// ErrNoSpace: the store is full and takes no writes until it is given space; nothing was written.
+	ErrNoSpace = errors.New("etcd is full (NOSPACE): it takes no writes until it has been compacted and defragmented, " +
+		"and the alarm disarmed")
 	// ErrCompacted: the revision asked for is gone; everything is to be loaded again.
 	ErrCompacted = errors.New("revision compacted")
 )
@@ -53,6 +56,25 @@ type Guard struct {
 type Txn struct {
 	Guards []Guard
 	Ops    []Op
+}
+
+// Identity is what tells one life of a store from another.
+type Identity struct {
+	// Cluster is the cluster's own id, and LogIndex how far its log is, which never goes back in one cluster.
+	Cluster, LogIndex uint64
+	// Revision is the newest.
+	Revision int64
+}
+
+// Health is what a store's members say of themselves.
+type Health struct {
+	// Size and InUse are the greatest of the members', in bytes; Quota is 0 where it is not known.
+	Size, InUse, Quota int64
+	// Faults are alarms and errors, in words.
+	Faults []string
+	// Answering of Members did.
+	Answering, Members int
+	Version            string
 }
 
 // Term is one time in office. It is over when Lost is closed, or as soon as a Commit says ErrNotLeader.

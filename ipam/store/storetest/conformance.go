@@ -21,6 +21,8 @@ type Store interface {
 	Campaign(ctx context.Context, address string) (record.Term, error)
 	Resign(ctx context.Context, term record.Term) error
 	Leader(ctx context.Context) (string, error)
+	Identity(ctx context.Context) (record.Identity, error)
+	Health(ctx context.Context) (record.Health, error)
 }
 
 // Run holds a store to what its users rely on. open returns an empty one.
@@ -38,12 +40,29 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"TooManyOpsAreRefused", tooManyOps},
 		{"EmptyValueIsAValue", emptyValue},
 		{"ExpiringRecordsAreNotLoaded", expiringRecords},
+		{"IdentityGoesOn", identityGoesOn},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
 			test.run(t, ctx, open(t))
 		})
+	}
+}
+
+func identityGoesOn(t *testing.T, ctx context.Context, s Store) {
+	term := campaign(t, ctx, s, "a:1")
+	first, err := s.Identity(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	revision := put(t, ctx, s, term, "nodes/a", "v")
+	next, err := s.Identity(ctx)
+	if err != nil || next.Cluster != first.Cluster || next.LogIndex <= first.LogIndex || next.Revision < revision {
+		t.Errorf("got %+v after %+v and a write at %d, %v", next, first, revision, err)
+	}
+	if health, err := s.Health(ctx); err != nil || health.Answering != 1 || health.Members != 1 || len(health.Faults) != 0 {
+		t.Errorf("got %+v, %v", health, err)
 	}
 }
 

@@ -2,7 +2,9 @@ package storetest
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -12,7 +14,7 @@ import (
 
 // Fake is a store in memory. The zero value is not ready; use New.
 type Fake struct {
-	mu       sync.Mutex
+	mu       sync.Mutex // guards all below
 	revision int64
 	records  map[record.Key]record.Record
 	history  []record.Batch // one a revision
@@ -21,6 +23,9 @@ type Fake struct {
 	lost     chan struct{}
 	changed  chan struct{} // closed and replaced at each change
 	commits  int
+	cluster  uint64
+	applied  uint64 // writes since the cluster was made
+	restores int
 	fault    func(record.Txn) Fault
 }
 
@@ -39,7 +44,7 @@ const (
 
 // New returns an empty store.
 func New() *Fake {
-	return &Fake{revision: 1, records: map[record.Key]record.Record{}, changed: make(chan struct{})}
+	return &Fake{revision: 1, cluster: 1, records: map[record.Key]record.Record{}, changed: make(chan struct{})}
 }
 
 // Inject makes choose decide what becomes of each transaction from now on; nil: nothing is wrong.
@@ -116,10 +121,13 @@ func (f *Fake) Get(_ context.Context, key record.Key) (record.Record, bool, erro
 // Watch implements the store.
 func (f *Fake) Watch(ctx context.Context, after int64) <-chan record.Batch {
 	out := make(chan record.Batch)
+	f.mu.Lock()
+	life := f.restores
+	f.mu.Unlock()
 	go func() {
 		defer close(out)
 		for {
-			batch, changed := f.next(after)
+			batch, changed := f.next(life, after)
 			if changed != nil {
 				select {
 				case <-changed:
@@ -130,6 +138,9 @@ func (f *Fake) Watch(ctx context.Context, after int64) <-chan record.Batch {
 			}
 			select {
 			case out <- batch:
+				if batch.Err != nil {
+					return
+				}
 				after = batch.Revision
 			case <-ctx.Done():
 				return
@@ -140,9 +151,12 @@ func (f *Fake) Watch(ctx context.Context, after int64) <-chan record.Batch {
 }
 
 // next returns the first batch after a revision, or what tells that there may be one.
-func (f *Fake) next(after int64) (record.Batch, <-chan struct{}) {
+func (f *Fake) next(life int, after int64) (record.Batch, <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if life != f.restores {
+		return record.Batch{Err: errors.New("watch: the store was restored")}, nil
+	}
 	i, _ := slices.BinarySearchFunc(f.history, after+1, func(b record.Batch, revision int64) int {
 		return int(b.Revision - revision)
 	})
@@ -200,6 +214,7 @@ func (f *Fake) commitLocked(term record.Term, txn record.Txn) (int64, error) {
 
 func (f *Fake) writeLocked(ops []record.Op) {
 	f.revision++
+	f.applied++
 	batch := record.Batch{Revision: f.revision}
 	for _, op := range ops {
 		switch {
@@ -283,4 +298,57 @@ func (f *Fake) Leader(context.Context) (string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.leader, nil
+}
+
+// Backup is a store's content as it was at a revision.
+type Backup struct {
+	revision int64
+	records  map[record.Key]record.Record
+}
+
+// Backup takes a copy of what there is, without the office.
+func (f *Fake) Backup() Backup {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	copied := maps.Clone(f.records)
+	delete(copied, record.Leader)
+	return Backup{f.revision, copied}
+}
+
+// Restore puts a backup in the place of what there is, as etcdctl does in a new cluster, or, with sameCluster, as one who
+// copies the folder back does. Watches break off, and the office is vacant.
+func (f *Fake) Restore(backup Backup, sameCluster bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.term != 0 {
+		close(f.lost)
+		f.term, f.leader = 0, ""
+	}
+	f.revision, f.records, f.history = backup.revision, maps.Clone(backup.records), nil
+	f.restores++
+	if !sameCluster {
+		f.cluster++
+		f.applied = 0
+	}
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+// Identity implements the store.
+func (f *Fake) Identity(context.Context) (record.Identity, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return record.Identity{Cluster: f.cluster, LogIndex: f.applied + 1, Revision: f.revision}, nil
+}
+
+// Health implements the store.
+func (f *Fake) Health(context.Context) (record.Health, error) {
+	return record.Health{Answering: 1, Members: 1, Version: "fake"}, nil
+}
+
+// Put writes a record past the leader, as a person with etcdctl does.
+func (f *Fake) Put(key record.Key, value []byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.writeLocked([]record.Op{{Key: key, Value: value}})
 }

@@ -91,12 +91,22 @@ type AddRequest struct {
 	Attachment *Attachment            `protobuf:"bytes,1,opt,name=attachment,proto3" json:"attachment,omitempty"`
 	Pod        *Pod                   `protobuf:"bytes,2,opt,name=pod,proto3" json:"pod,omitempty"`
 	Netns      string                 `protobuf:"bytes,3,opt,name=netns,proto3" json:"netns,omitempty"`
-	// Pools by name, at most one used a family; empty: by the pools' selectors and priority.
+	// Pools by name, of the network configuration; at most one is used a family. The annotations' go before them. Empty:
+	// by the pools' selectors and priority.
 	Pools []string `protobuf:"bytes,4,rep,name=pools,proto3" json:"pools,omitempty"`
-	// Addresses asked for (capability ips, CNI_ARGS IP=).
+	// Addresses asked for (capability ips, CNI_ARGS IP=). They go before the annotation's.
 	Addresses []string `protobuf:"bytes,5,rep,name=addresses,proto3" json:"addresses,omitempty"`
-	// The Pod's annotations, where the runtime hands them over.
-	Annotations   map[string]string `protobuf:"bytes,6,rep,name=annotations,proto3" json:"annotations,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The Pod's annotations, where the runtime hands them over: clearway.io/pools, ipv4-pools, ipv6-pools, families and
+	// addresses are read.
+	Annotations map[string]string `protobuf:"bytes,6,rep,name=annotations,proto3" json:"annotations,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// What else is known of the Pod and its namespace, for selectors; empty: not known.
+	PodLabels       map[string]string `protobuf:"bytes,7,rep,name=pod_labels,json=podLabels,proto3" json:"pod_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	NamespaceLabels map[string]string `protobuf:"bytes,8,rep,name=namespace_labels,json=namespaceLabels,proto3" json:"namespace_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Those of the namespace: clearway.io/pools, ipv4-pools, ipv6-pools and families are read.
+	NamespaceAnnotations map[string]string `protobuf:"bytes,9,rep,name=namespace_annotations,json=namespaceAnnotations,proto3" json:"namespace_annotations,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// When the plugin began, in nanoseconds of the machine's clock since its boot (CLOCK_BOOTTIME). An Add that began before
+	// a Del of the same attachment came is refused, however late it arrives. 0: not told.
+	Started       int64 `protobuf:"varint,10,opt,name=started,proto3" json:"started,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -171,6 +181,34 @@ func (x *AddRequest) GetAnnotations() map[string]string {
 		return x.Annotations
 	}
 	return nil
+}
+
+func (x *AddRequest) GetPodLabels() map[string]string {
+	if x != nil {
+		return x.PodLabels
+	}
+	return nil
+}
+
+func (x *AddRequest) GetNamespaceLabels() map[string]string {
+	if x != nil {
+		return x.NamespaceLabels
+	}
+	return nil
+}
+
+func (x *AddRequest) GetNamespaceAnnotations() map[string]string {
+	if x != nil {
+		return x.NamespaceAnnotations
+	}
+	return nil
+}
+
+func (x *AddRequest) GetStarted() int64 {
+	if x != nil {
+		return x.Started
+	}
+	return 0
 }
 
 type AddResponse struct {
@@ -700,7 +738,7 @@ const file_clearway_v1_address_service_proto_rawDesc = "" +
 	"\bCNIError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x10\n" +
 	"\x03msg\x18\x02 \x01(\tR\x03msg\x12\x18\n" +
-	"\adetails\x18\x03 \x01(\tR\adetails\"\xbf\x02\n" +
+	"\adetails\x18\x03 \x01(\tR\adetails\"\xac\x06\n" +
 	"\n" +
 	"AddRequest\x127\n" +
 	"\n" +
@@ -710,8 +748,23 @@ const file_clearway_v1_address_service_proto_rawDesc = "" +
 	"\x05netns\x18\x03 \x01(\tR\x05netns\x12\x14\n" +
 	"\x05pools\x18\x04 \x03(\tR\x05pools\x12\x1c\n" +
 	"\taddresses\x18\x05 \x03(\tR\taddresses\x12J\n" +
-	"\vannotations\x18\x06 \x03(\v2(.clearway.v1.AddRequest.AnnotationsEntryR\vannotations\x1a>\n" +
+	"\vannotations\x18\x06 \x03(\v2(.clearway.v1.AddRequest.AnnotationsEntryR\vannotations\x12E\n" +
+	"\n" +
+	"pod_labels\x18\a \x03(\v2&.clearway.v1.AddRequest.PodLabelsEntryR\tpodLabels\x12W\n" +
+	"\x10namespace_labels\x18\b \x03(\v2,.clearway.v1.AddRequest.NamespaceLabelsEntryR\x0fnamespaceLabels\x12f\n" +
+	"\x15namespace_annotations\x18\t \x03(\v21.clearway.v1.AddRequest.NamespaceAnnotationsEntryR\x14namespaceAnnotations\x12\x18\n" +
+	"\astarted\x18\n" +
+	" \x01(\x03R\astarted\x1a>\n" +
 	"\x10AnnotationsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a<\n" +
+	"\x0ePodLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1aB\n" +
+	"\x14NamespaceLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1aG\n" +
+	"\x19NamespaceAnnotationsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"y\n" +
 	"\vAddResponse\x128\n" +
@@ -765,7 +818,7 @@ func file_clearway_v1_address_service_proto_rawDescGZIP() []byte {
 	return file_clearway_v1_address_service_proto_rawDescData
 }
 
-var file_clearway_v1_address_service_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_clearway_v1_address_service_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_clearway_v1_address_service_proto_goTypes = []any{
 	(*CNIError)(nil),       // 0: clearway.v1.CNIError
 	(*AddRequest)(nil),     // 1: clearway.v1.AddRequest
@@ -781,34 +834,40 @@ var file_clearway_v1_address_service_proto_goTypes = []any{
 	(*GCRequest)(nil),      // 11: clearway.v1.GCRequest
 	(*GCResponse)(nil),     // 12: clearway.v1.GCResponse
 	nil,                    // 13: clearway.v1.AddRequest.AnnotationsEntry
-	(*Attachment)(nil),     // 14: clearway.v1.Attachment
-	(*Pod)(nil),            // 15: clearway.v1.Pod
+	nil,                    // 14: clearway.v1.AddRequest.PodLabelsEntry
+	nil,                    // 15: clearway.v1.AddRequest.NamespaceLabelsEntry
+	nil,                    // 16: clearway.v1.AddRequest.NamespaceAnnotationsEntry
+	(*Attachment)(nil),     // 17: clearway.v1.Attachment
+	(*Pod)(nil),            // 18: clearway.v1.Pod
 }
 var file_clearway_v1_address_service_proto_depIdxs = []int32{
-	14, // 0: clearway.v1.AddRequest.attachment:type_name -> clearway.v1.Attachment
-	15, // 1: clearway.v1.AddRequest.pod:type_name -> clearway.v1.Pod
+	17, // 0: clearway.v1.AddRequest.attachment:type_name -> clearway.v1.Attachment
+	18, // 1: clearway.v1.AddRequest.pod:type_name -> clearway.v1.Pod
 	13, // 2: clearway.v1.AddRequest.annotations:type_name -> clearway.v1.AddRequest.AnnotationsEntry
-	3,  // 3: clearway.v1.AddResponse.addresses:type_name -> clearway.v1.AddressConfig
-	4,  // 4: clearway.v1.AddResponse.routes:type_name -> clearway.v1.RouteConfig
-	14, // 5: clearway.v1.DelRequest.attachment:type_name -> clearway.v1.Attachment
-	15, // 6: clearway.v1.DelRequest.pod:type_name -> clearway.v1.Pod
-	14, // 7: clearway.v1.CheckRequest.attachment:type_name -> clearway.v1.Attachment
-	14, // 8: clearway.v1.GCRequest.valid_attachments:type_name -> clearway.v1.Attachment
-	1,  // 9: clearway.v1.AddressService.Add:input_type -> clearway.v1.AddRequest
-	5,  // 10: clearway.v1.AddressService.Del:input_type -> clearway.v1.DelRequest
-	7,  // 11: clearway.v1.AddressService.Check:input_type -> clearway.v1.CheckRequest
-	9,  // 12: clearway.v1.AddressService.Status:input_type -> clearway.v1.StatusRequest
-	11, // 13: clearway.v1.AddressService.GC:input_type -> clearway.v1.GCRequest
-	2,  // 14: clearway.v1.AddressService.Add:output_type -> clearway.v1.AddResponse
-	6,  // 15: clearway.v1.AddressService.Del:output_type -> clearway.v1.DelResponse
-	8,  // 16: clearway.v1.AddressService.Check:output_type -> clearway.v1.CheckResponse
-	10, // 17: clearway.v1.AddressService.Status:output_type -> clearway.v1.StatusResponse
-	12, // 18: clearway.v1.AddressService.GC:output_type -> clearway.v1.GCResponse
-	14, // [14:19] is the sub-list for method output_type
-	9,  // [9:14] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	14, // 3: clearway.v1.AddRequest.pod_labels:type_name -> clearway.v1.AddRequest.PodLabelsEntry
+	15, // 4: clearway.v1.AddRequest.namespace_labels:type_name -> clearway.v1.AddRequest.NamespaceLabelsEntry
+	16, // 5: clearway.v1.AddRequest.namespace_annotations:type_name -> clearway.v1.AddRequest.NamespaceAnnotationsEntry
+	3,  // 6: clearway.v1.AddResponse.addresses:type_name -> clearway.v1.AddressConfig
+	4,  // 7: clearway.v1.AddResponse.routes:type_name -> clearway.v1.RouteConfig
+	17, // 8: clearway.v1.DelRequest.attachment:type_name -> clearway.v1.Attachment
+	18, // 9: clearway.v1.DelRequest.pod:type_name -> clearway.v1.Pod
+	17, // 10: clearway.v1.CheckRequest.attachment:type_name -> clearway.v1.Attachment
+	17, // 11: clearway.v1.GCRequest.valid_attachments:type_name -> clearway.v1.Attachment
+	1,  // 12: clearway.v1.AddressService.Add:input_type -> clearway.v1.AddRequest
+	5,  // 13: clearway.v1.AddressService.Del:input_type -> clearway.v1.DelRequest
+	7,  // 14: clearway.v1.AddressService.Check:input_type -> clearway.v1.CheckRequest
+	9,  // 15: clearway.v1.AddressService.Status:input_type -> clearway.v1.StatusRequest
+	11, // 16: clearway.v1.AddressService.GC:input_type -> clearway.v1.GCRequest
+	2,  // 17: clearway.v1.AddressService.Add:output_type -> clearway.v1.AddResponse
+	6,  // 18: clearway.v1.AddressService.Del:output_type -> clearway.v1.DelResponse
+	8,  // 19: clearway.v1.AddressService.Check:output_type -> clearway.v1.CheckResponse
+	10, // 20: clearway.v1.AddressService.Status:output_type -> clearway.v1.StatusResponse
+	12, // 21: clearway.v1.AddressService.GC:output_type -> clearway.v1.GCResponse
+	17, // [17:22] is the sub-list for method output_type
+	12, // [12:17] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_clearway_v1_address_service_proto_init() }
@@ -823,7 +882,7 @@ func file_clearway_v1_address_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_clearway_v1_address_service_proto_rawDesc), len(file_clearway_v1_address_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -42,7 +42,7 @@ func Kinds() []string {
 // Writable tells whether a kind may be applied; the others are read only.
 func Writable(kind string) bool {
 	return slices.Contains([]string{
-		"IPPool", "IPReservation", "IPAMConfiguration", "BGPConfiguration", "BGPPeer", "BGPFilter", "Node",
+		"IPPool", "IPReservation", "IPQuota", "IPAMConfiguration", "BGPConfiguration", "BGPPeer", "BGPFilter", "Node",
 	}, kind)
 }
 
@@ -105,5 +105,5 @@ func KeyOf(object Object) string {
 
 // PrefixName writes a CIDR or address as a resource's name: "10.244.1.0/26" becomes "10-244-1-0-26".
 func PrefixName(text string) string {
-	return strings.NewReplacer(".", "-", ":", "-", "/", "-").Replace(text)
+	return strings.NewReplacer(".", "-", ":", "-", "/", "-", "%", "-").Replace(text)
 }

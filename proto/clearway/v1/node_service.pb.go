@@ -70,6 +70,61 @@ func (x *NotLeader) GetLeader() string {
 	return ""
 }
 
+// Recovering is the detail of an UNAVAILABLE status while the store recovers from a restore: claims wait.
+type Recovering struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Nodes whose report is awaited; empty: the minimum wait for nodes that the store does not know.
+	Awaited []string `protobuf:"bytes,1,rep,name=awaited,proto3" json:"awaited,omitempty"`
+	// Claims open no sooner.
+	Earliest      *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=earliest,proto3" json:"earliest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Recovering) Reset() {
+	*x = Recovering{}
+	mi := &file_clearway_v1_node_service_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Recovering) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Recovering) ProtoMessage() {}
+
+func (x *Recovering) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_node_service_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Recovering.ProtoReflect.Descriptor instead.
+func (*Recovering) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Recovering) GetAwaited() []string {
+	if x != nil {
+		return x.Awaited
+	}
+	return nil
+}
+
+func (x *Recovering) GetEarliest() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Earliest
+	}
+	return nil
+}
+
 type RegisterRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -91,13 +146,21 @@ type RegisterRequest struct {
 	HeldBlocks []*BlockSpec `protobuf:"bytes,11,rep,name=held_blocks,json=heldBlocks,proto3" json:"held_blocks,omitempty"`
 	// The incarnation of the store that the agent last went by; empty: none.
 	HeldIncarnation string `protobuf:"bytes,12,opt,name=held_incarnation,json=heldIncarnation,proto3" json:"held_incarnation,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The agent answers call_back. Nothing is called back from one that does not.
+	AnswersCallBack bool `protobuf:"varint,13,opt,name=answers_call_back,json=answersCallBack,proto3" json:"answers_call_back,omitempty"`
+	// The newest revision of that incarnation that the agent has applied, and the leader's term that it was told in. A
+	// store that did not come so far in that term went back in time.
+	HeldRevision int64  `protobuf:"varint,14,opt,name=held_revision,json=heldRevision,proto3" json:"held_revision,omitempty"`
+	HeldTerm     uint64 `protobuf:"fixed64,15,opt,name=held_term,json=heldTerm,proto3" json:"held_term,omitempty"`
+	// What it may give of quotas (recovery).
+	Allowances    []*QuotaAllowance `protobuf:"bytes,16,rep,name=allowances,proto3" json:"allowances,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RegisterRequest) Reset() {
 	*x = RegisterRequest{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[1]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -109,7 +172,7 @@ func (x *RegisterRequest) String() string {
 func (*RegisterRequest) ProtoMessage() {}
 
 func (x *RegisterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[1]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -122,7 +185,7 @@ func (x *RegisterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterRequest.ProtoReflect.Descriptor instead.
 func (*RegisterRequest) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{1}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *RegisterRequest) GetNode() string {
@@ -209,6 +272,34 @@ func (x *RegisterRequest) GetHeldIncarnation() string {
 	return ""
 }
 
+func (x *RegisterRequest) GetAnswersCallBack() bool {
+	if x != nil {
+		return x.AnswersCallBack
+	}
+	return false
+}
+
+func (x *RegisterRequest) GetHeldRevision() int64 {
+	if x != nil {
+		return x.HeldRevision
+	}
+	return 0
+}
+
+func (x *RegisterRequest) GetHeldTerm() uint64 {
+	if x != nil {
+		return x.HeldTerm
+	}
+	return 0
+}
+
+func (x *RegisterRequest) GetAllowances() []*QuotaAllowance {
+	if x != nil {
+		return x.Allowances
+	}
+	return nil
+}
+
 type RegisterResponse struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	NodeUid     string                 `protobuf:"bytes,1,opt,name=node_uid,json=nodeUid,proto3" json:"node_uid,omitempty"`
@@ -224,13 +315,17 @@ type RegisterResponse struct {
 	LostBlocks []string `protobuf:"bytes,8,rep,name=lost_blocks,json=lostBlocks,proto3" json:"lost_blocks,omitempty"`
 	// Number of the last journal record that the mirror holds.
 	MirroredNumber int64 `protobuf:"varint,9,opt,name=mirrored_number,json=mirroredNumber,proto3" json:"mirrored_number,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The leader's term.
+	Term uint64 `protobuf:"fixed64,10,opt,name=term,proto3" json:"term,omitempty"`
+	// All that the node may give of quotas.
+	Allowances    []*QuotaAllowance `protobuf:"bytes,11,rep,name=allowances,proto3" json:"allowances,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RegisterResponse) Reset() {
 	*x = RegisterResponse{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[2]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -242,7 +337,7 @@ func (x *RegisterResponse) String() string {
 func (*RegisterResponse) ProtoMessage() {}
 
 func (x *RegisterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[2]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -255,7 +350,7 @@ func (x *RegisterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterResponse.ProtoReflect.Descriptor instead.
 func (*RegisterResponse) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{2}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *RegisterResponse) GetNodeUid() string {
@@ -321,6 +416,20 @@ func (x *RegisterResponse) GetMirroredNumber() int64 {
 	return 0
 }
 
+func (x *RegisterResponse) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *RegisterResponse) GetAllowances() []*QuotaAllowance {
+	if x != nil {
+		return x.Allowances
+	}
+	return nil
+}
+
 type ClaimBlockRequest struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Node       string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -328,14 +437,17 @@ type ClaimBlockRequest struct {
 	RequestKey string                 `protobuf:"bytes,3,opt,name=request_key,json=requestKey,proto3" json:"request_key,omitempty"`
 	Pool       string                 `protobuf:"bytes,4,opt,name=pool,proto3" json:"pool,omitempty"`
 	// 0: the pool's blockSize.
-	PrefixLength  int32 `protobuf:"varint,5,opt,name=prefix_length,json=prefixLength,proto3" json:"prefix_length,omitempty"`
+	PrefixLength int32 `protobuf:"varint,5,opt,name=prefix_length,json=prefixLength,proto3" json:"prefix_length,omitempty"`
+	// A Pod waits for it: of a pool that has nothing left, something is called back from other nodes. Without it the
+	// claim is ahead of need, and yields to those with it.
+	Needed        bool `protobuf:"varint,6,opt,name=needed,proto3" json:"needed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ClaimBlockRequest) Reset() {
 	*x = ClaimBlockRequest{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[3]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -347,7 +459,7 @@ func (x *ClaimBlockRequest) String() string {
 func (*ClaimBlockRequest) ProtoMessage() {}
 
 func (x *ClaimBlockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[3]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -360,7 +472,7 @@ func (x *ClaimBlockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimBlockRequest.ProtoReflect.Descriptor instead.
 func (*ClaimBlockRequest) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{3}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ClaimBlockRequest) GetNode() string {
@@ -398,6 +510,51 @@ func (x *ClaimBlockRequest) GetPrefixLength() int32 {
 	return 0
 }
 
+func (x *ClaimBlockRequest) GetNeeded() bool {
+	if x != nil {
+		return x.Needed
+	}
+	return false
+}
+
+// CallingBack is the detail of a RESOURCE_EXHAUSTED status of a claim for which something is being called back, or
+// sought: to be tried again soon.
+type CallingBack struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CallingBack) Reset() {
+	*x = CallingBack{}
+	mi := &file_clearway_v1_node_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CallingBack) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CallingBack) ProtoMessage() {}
+
+func (x *CallingBack) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_node_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CallingBack.ProtoReflect.Descriptor instead.
+func (*CallingBack) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{5}
+}
+
 type ClaimBlockResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Block         *BlockSpec             `protobuf:"bytes,1,opt,name=block,proto3" json:"block,omitempty"`
@@ -409,7 +566,7 @@ type ClaimBlockResponse struct {
 
 func (x *ClaimBlockResponse) Reset() {
 	*x = ClaimBlockResponse{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[4]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -421,7 +578,7 @@ func (x *ClaimBlockResponse) String() string {
 func (*ClaimBlockResponse) ProtoMessage() {}
 
 func (x *ClaimBlockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[4]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -434,7 +591,7 @@ func (x *ClaimBlockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimBlockResponse.ProtoReflect.Descriptor instead.
 func (*ClaimBlockResponse) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{4}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ClaimBlockResponse) GetBlock() *BlockSpec {
@@ -458,6 +615,395 @@ func (x *ClaimBlockResponse) GetRevision() int64 {
 	return 0
 }
 
+type ClaimFloatingRequest struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Node       string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	SessionId  string                 `protobuf:"bytes,2,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	RequestKey string                 `protobuf:"bytes,3,opt,name=request_key,json=requestKey,proto3" json:"request_key,omitempty"`
+	// Floating pools of one family, in the order in which they are tried. 1 to 16.
+	Pools []string `protobuf:"bytes,4,rep,name=pools,proto3" json:"pools,omitempty"`
+	// owner_after is not read.
+	Holder *FloatingHolder `protobuf:"bytes,5,opt,name=holder,proto3" json:"holder,omitempty"`
+	// The address that is asked for; empty: any.
+	Address       string `protobuf:"bytes,6,opt,name=address,proto3" json:"address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClaimFloatingRequest) Reset() {
+	*x = ClaimFloatingRequest{}
+	mi := &file_clearway_v1_node_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClaimFloatingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClaimFloatingRequest) ProtoMessage() {}
+
+func (x *ClaimFloatingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_node_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClaimFloatingRequest.ProtoReflect.Descriptor instead.
+func (*ClaimFloatingRequest) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ClaimFloatingRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ClaimFloatingRequest) GetSessionId() string {
+	if x != nil {
+		return x.SessionId
+	}
+	return ""
+}
+
+func (x *ClaimFloatingRequest) GetRequestKey() string {
+	if x != nil {
+		return x.RequestKey
+	}
+	return ""
+}
+
+func (x *ClaimFloatingRequest) GetPools() []string {
+	if x != nil {
+		return x.Pools
+	}
+	return nil
+}
+
+func (x *ClaimFloatingRequest) GetHolder() *FloatingHolder {
+	if x != nil {
+		return x.Holder
+	}
+	return nil
+}
+
+func (x *ClaimFloatingRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+type ClaimFloatingResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Block         *BlockSpec             `protobuf:"bytes,1,opt,name=block,proto3" json:"block,omitempty"`
+	Incarnation   string                 `protobuf:"bytes,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Revision      int64                  `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClaimFloatingResponse) Reset() {
+	*x = ClaimFloatingResponse{}
+	mi := &file_clearway_v1_node_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClaimFloatingResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClaimFloatingResponse) ProtoMessage() {}
+
+func (x *ClaimFloatingResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_node_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClaimFloatingResponse.ProtoReflect.Descriptor instead.
+func (*ClaimFloatingResponse) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ClaimFloatingResponse) GetBlock() *BlockSpec {
+	if x != nil {
+		return x.Block
+	}
+	return nil
+}
+
+func (x *ClaimFloatingResponse) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
+	}
+	return ""
+}
+
+func (x *ClaimFloatingResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// HandOver is the detail of a RESOURCE_EXHAUSTED status: another node has the owner's address still, or peers may go by its
+// routes; to be tried again soon.
+type HandOver struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HandOver) Reset() {
+	*x = HandOver{}
+	mi := &file_clearway_v1_node_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HandOver) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HandOver) ProtoMessage() {}
+
+func (x *HandOver) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_node_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HandOver.ProtoReflect.Descriptor instead.
+func (*HandOver) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *HandOver) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *HandOver) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+type SetAllowanceRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Node      string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	SessionId string                 `protobuf:"bytes,2,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	Quota     string                 `protobuf:"bytes,3,opt,name=quota,proto3" json:"quota,omitempty"`
+	QuotaUid  string                 `protobuf:"bytes,4,opt,name=quota_uid,json=quotaUid,proto3" json:"quota_uid,omitempty"`
+	// Of the allowance that the node has; 0: none.
+	Generation int64 `protobuf:"varint,5,opt,name=generation,proto3" json:"generation,omitempty"`
+	Amount     int64 `protobuf:"varint,6,opt,name=amount,proto3" json:"amount,omitempty"`
+	// How many the node has given.
+	Used int64 `protobuf:"varint,7,opt,name=used,proto3" json:"used,omitempty"`
+	// The amount without which a Pod waits; 0: none does.
+	Needed        int64 `protobuf:"varint,8,opt,name=needed,proto3" json:"needed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetAllowanceRequest) Reset() {
+	*x = SetAllowanceRequest{}
+	mi := &file_clearway_v1_node_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetAllowanceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetAllowanceRequest) ProtoMessage() {}
+
+func (x *SetAllowanceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_node_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetAllowanceRequest.ProtoReflect.Descriptor instead.
+func (*SetAllowanceRequest) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *SetAllowanceRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *SetAllowanceRequest) GetSessionId() string {
+	if x != nil {
+		return x.SessionId
+	}
+	return ""
+}
+
+func (x *SetAllowanceRequest) GetQuota() string {
+	if x != nil {
+		return x.Quota
+	}
+	return ""
+}
+
+func (x *SetAllowanceRequest) GetQuotaUid() string {
+	if x != nil {
+		return x.QuotaUid
+	}
+	return ""
+}
+
+func (x *SetAllowanceRequest) GetGeneration() int64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *SetAllowanceRequest) GetAmount() int64 {
+	if x != nil {
+		return x.Amount
+	}
+	return 0
+}
+
+func (x *SetAllowanceRequest) GetUsed() int64 {
+	if x != nil {
+		return x.Used
+	}
+	return 0
+}
+
+func (x *SetAllowanceRequest) GetNeeded() int64 {
+	if x != nil {
+		return x.Needed
+	}
+	return 0
+}
+
+type SetAllowanceResponse struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Allowance   *QuotaAllowance        `protobuf:"bytes,1,opt,name=allowance,proto3" json:"allowance,omitempty"`
+	Incarnation string                 `protobuf:"bytes,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Revision    int64                  `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The quota's addresses, how many of them are delegated to nodes, and how many of those others have not given, as told.
+	Limit           int64 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	Delegated       int64 `protobuf:"varint,5,opt,name=delegated,proto3" json:"delegated,omitempty"`
+	UnusedElsewhere int64 `protobuf:"varint,6,opt,name=unused_elsewhere,json=unusedElsewhere,proto3" json:"unused_elsewhere,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *SetAllowanceResponse) Reset() {
+	*x = SetAllowanceResponse{}
+	mi := &file_clearway_v1_node_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetAllowanceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetAllowanceResponse) ProtoMessage() {}
+
+func (x *SetAllowanceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_node_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetAllowanceResponse.ProtoReflect.Descriptor instead.
+func (*SetAllowanceResponse) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *SetAllowanceResponse) GetAllowance() *QuotaAllowance {
+	if x != nil {
+		return x.Allowance
+	}
+	return nil
+}
+
+func (x *SetAllowanceResponse) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
+	}
+	return ""
+}
+
+func (x *SetAllowanceResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *SetAllowanceResponse) GetLimit() int64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *SetAllowanceResponse) GetDelegated() int64 {
+	if x != nil {
+		return x.Delegated
+	}
+	return 0
+}
+
+func (x *SetAllowanceResponse) GetUnusedElsewhere() int64 {
+	if x != nil {
+		return x.UnusedElsewhere
+	}
+	return 0
+}
+
 type ReleaseBlockRequest struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Node       string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -474,7 +1020,7 @@ type ReleaseBlockRequest struct {
 
 func (x *ReleaseBlockRequest) Reset() {
 	*x = ReleaseBlockRequest{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[5]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -486,7 +1032,7 @@ func (x *ReleaseBlockRequest) String() string {
 func (*ReleaseBlockRequest) ProtoMessage() {}
 
 func (x *ReleaseBlockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[5]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -499,7 +1045,7 @@ func (x *ReleaseBlockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseBlockRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseBlockRequest) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{5}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ReleaseBlockRequest) GetNode() string {
@@ -554,7 +1100,7 @@ type ReleaseBlockResponse struct {
 
 func (x *ReleaseBlockResponse) Reset() {
 	*x = ReleaseBlockResponse{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[6]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -566,7 +1112,7 @@ func (x *ReleaseBlockResponse) String() string {
 func (*ReleaseBlockResponse) ProtoMessage() {}
 
 func (x *ReleaseBlockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[6]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -579,7 +1125,7 @@ func (x *ReleaseBlockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseBlockResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseBlockResponse) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{6}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ReleaseBlockResponse) GetIncarnation() string {
@@ -596,6 +1142,154 @@ func (x *ReleaseBlockResponse) GetRevision() int64 {
 	return 0
 }
 
+type AnswerCallBackRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Node      string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	SessionId string                 `protobuf:"bytes,2,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	// The call_back's.
+	Id string `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
+	// The block that it stands in, and its generation.
+	Cidr       string `protobuf:"bytes,4,opt,name=cidr,proto3" json:"cidr,omitempty"`
+	Generation int64  `protobuf:"varint,5,opt,name=generation,proto3" json:"generation,omitempty"`
+	// Why not, in a sentence; empty: the part is sealed.
+	Refusal       string `protobuf:"bytes,6,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnswerCallBackRequest) Reset() {
+	*x = AnswerCallBackRequest{}
+	mi := &file_clearway_v1_node_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnswerCallBackRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnswerCallBackRequest) ProtoMessage() {}
+
+func (x *AnswerCallBackRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_node_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnswerCallBackRequest.ProtoReflect.Descriptor instead.
+func (*AnswerCallBackRequest) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *AnswerCallBackRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *AnswerCallBackRequest) GetSessionId() string {
+	if x != nil {
+		return x.SessionId
+	}
+	return ""
+}
+
+func (x *AnswerCallBackRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *AnswerCallBackRequest) GetCidr() string {
+	if x != nil {
+		return x.Cidr
+	}
+	return ""
+}
+
+func (x *AnswerCallBackRequest) GetGeneration() int64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *AnswerCallBackRequest) GetRefusal() string {
+	if x != nil {
+		return x.Refusal
+	}
+	return ""
+}
+
+type AnswerCallBackResponse struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Incarnation string                 `protobuf:"bytes,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Revision    int64                  `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	// What the block has become; empty after a refusal.
+	Blocks        []*BlockSpec `protobuf:"bytes,3,rep,name=blocks,proto3" json:"blocks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnswerCallBackResponse) Reset() {
+	*x = AnswerCallBackResponse{}
+	mi := &file_clearway_v1_node_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnswerCallBackResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnswerCallBackResponse) ProtoMessage() {}
+
+func (x *AnswerCallBackResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_node_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnswerCallBackResponse.ProtoReflect.Descriptor instead.
+func (*AnswerCallBackResponse) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *AnswerCallBackResponse) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
+	}
+	return ""
+}
+
+func (x *AnswerCallBackResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *AnswerCallBackResponse) GetBlocks() []*BlockSpec {
+	if x != nil {
+		return x.Blocks
+	}
+	return nil
+}
+
 type MirrorAssignmentsRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Node      string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -606,16 +1300,23 @@ type MirrorAssignmentsRequest struct {
 	AfterNumber   int64 `protobuf:"varint,4,opt,name=after_number,json=afterNumber,proto3" json:"after_number,omitempty"`
 	ThroughNumber int64 `protobuf:"varint,5,opt,name=through_number,json=throughNumber,proto3" json:"through_number,omitempty"`
 	// Replace all that the mirror has of this node: assigned is the whole. Pieces after the first have it false.
-	Replace       bool               `protobuf:"varint,6,opt,name=replace,proto3" json:"replace,omitempty"`
-	Assigned      []*AssignmentSpec  `protobuf:"bytes,7,rep,name=assigned,proto3" json:"assigned,omitempty"`
-	Released      []*ReleasedAddress `protobuf:"bytes,8,rep,name=released,proto3" json:"released,omitempty"`
+	Replace  bool               `protobuf:"varint,6,opt,name=replace,proto3" json:"replace,omitempty"`
+	Assigned []*AssignmentSpec  `protobuf:"bytes,7,rep,name=assigned,proto3" json:"assigned,omitempty"`
+	Released []*ReleasedAddress `protobuf:"bytes,8,rep,name=released,proto3" json:"released,omitempty"`
+	// A replacement goes by range: assigned is the whole of (after_number, through_number], and what the mirror has of
+	// other numbers stays until its own piece comes. Of the last piece: nothing above it is assigned either.
+	Ranged bool `protobuf:"varint,9,opt,name=ranged,proto3" json:"ranged,omitempty"`
+	Last   bool `protobuf:"varint,10,opt,name=last,proto3" json:"last,omitempty"`
+	// Tenures of which assigned and released do not tell, since the address was given on within the piece, or both began
+	// and ended in it. They are for the history alone.
+	Ended         []*Tenure `protobuf:"bytes,11,rep,name=ended,proto3" json:"ended,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MirrorAssignmentsRequest) Reset() {
 	*x = MirrorAssignmentsRequest{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[7]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -627,7 +1328,7 @@ func (x *MirrorAssignmentsRequest) String() string {
 func (*MirrorAssignmentsRequest) ProtoMessage() {}
 
 func (x *MirrorAssignmentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[7]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -640,7 +1341,7 @@ func (x *MirrorAssignmentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MirrorAssignmentsRequest.ProtoReflect.Descriptor instead.
 func (*MirrorAssignmentsRequest) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{7}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *MirrorAssignmentsRequest) GetNode() string {
@@ -699,6 +1400,27 @@ func (x *MirrorAssignmentsRequest) GetReleased() []*ReleasedAddress {
 	return nil
 }
 
+func (x *MirrorAssignmentsRequest) GetRanged() bool {
+	if x != nil {
+		return x.Ranged
+	}
+	return false
+}
+
+func (x *MirrorAssignmentsRequest) GetLast() bool {
+	if x != nil {
+		return x.Last
+	}
+	return false
+}
+
+func (x *MirrorAssignmentsRequest) GetEnded() []*Tenure {
+	if x != nil {
+		return x.Ended
+	}
+	return nil
+}
+
 type ReleasedAddress struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Address string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
@@ -711,7 +1433,7 @@ type ReleasedAddress struct {
 
 func (x *ReleasedAddress) Reset() {
 	*x = ReleasedAddress{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[8]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -723,7 +1445,7 @@ func (x *ReleasedAddress) String() string {
 func (*ReleasedAddress) ProtoMessage() {}
 
 func (x *ReleasedAddress) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[8]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -736,7 +1458,7 @@ func (x *ReleasedAddress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleasedAddress.ProtoReflect.Descriptor instead.
 func (*ReleasedAddress) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{8}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ReleasedAddress) GetAddress() string {
@@ -770,7 +1492,7 @@ type MirrorAssignmentsResponse struct {
 
 func (x *MirrorAssignmentsResponse) Reset() {
 	*x = MirrorAssignmentsResponse{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[9]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -782,7 +1504,7 @@ func (x *MirrorAssignmentsResponse) String() string {
 func (*MirrorAssignmentsResponse) ProtoMessage() {}
 
 func (x *MirrorAssignmentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[9]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -795,7 +1517,7 @@ func (x *MirrorAssignmentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MirrorAssignmentsResponse.ProtoReflect.Descriptor instead.
 func (*MirrorAssignmentsResponse) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{9}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *MirrorAssignmentsResponse) GetThroughNumber() int64 {
@@ -815,15 +1537,23 @@ type ReportStatusRequest struct {
 	LastRestart       string                 `protobuf:"bytes,6,opt,name=last_restart,json=lastRestart,proto3" json:"last_restart,omitempty"`
 	LastRestartReason string                 `protobuf:"bytes,7,opt,name=last_restart_reason,json=lastRestartReason,proto3" json:"last_restart_reason,omitempty"`
 	// New since the last report.
-	Events        []*EventSpec `protobuf:"bytes,8,rep,name=events,proto3" json:"events,omitempty"`
-	Blocks        []*BlockUse  `protobuf:"bytes,9,rep,name=blocks,proto3" json:"blocks,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Events []*EventSpec `protobuf:"bytes,8,rep,name=events,proto3" json:"events,omitempty"`
+	Blocks []*BlockUse  `protobuf:"bytes,9,rep,name=blocks,proto3" json:"blocks,omitempty"`
+	// Which orphaned blocks the agent looked for among what its peers tell: a digest of the ownership log's (OrphansDigest).
+	OrphansDigest uint64 `protobuf:"varint,14,opt,name=orphans_digest,json=orphansDigest,proto3" json:"orphans_digest,omitempty"`
+	// The prefixes that it found, of those blocks or within them.
+	HeldOrphans []string `protobuf:"bytes,15,rep,name=held_orphans,json=heldOrphans,proto3" json:"held_orphans,omitempty"`
+	// How far the node's drain is, as NodeStatus has it.
+	Drain           string `protobuf:"bytes,40,opt,name=drain,proto3" json:"drain,omitempty"`
+	DrainReason     string `protobuf:"bytes,41,opt,name=drain_reason,json=drainReason,proto3" json:"drain_reason,omitempty"`
+	DrainGeneration int64  `protobuf:"varint,42,opt,name=drain_generation,json=drainGeneration,proto3" json:"drain_generation,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *ReportStatusRequest) Reset() {
 	*x = ReportStatusRequest{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[10]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -835,7 +1565,7 @@ func (x *ReportStatusRequest) String() string {
 func (*ReportStatusRequest) ProtoMessage() {}
 
 func (x *ReportStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[10]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -848,7 +1578,7 @@ func (x *ReportStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStatusRequest.ProtoReflect.Descriptor instead.
 func (*ReportStatusRequest) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{10}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ReportStatusRequest) GetNode() string {
@@ -914,6 +1644,41 @@ func (x *ReportStatusRequest) GetBlocks() []*BlockUse {
 	return nil
 }
 
+func (x *ReportStatusRequest) GetOrphansDigest() uint64 {
+	if x != nil {
+		return x.OrphansDigest
+	}
+	return 0
+}
+
+func (x *ReportStatusRequest) GetHeldOrphans() []string {
+	if x != nil {
+		return x.HeldOrphans
+	}
+	return nil
+}
+
+func (x *ReportStatusRequest) GetDrain() string {
+	if x != nil {
+		return x.Drain
+	}
+	return ""
+}
+
+func (x *ReportStatusRequest) GetDrainReason() string {
+	if x != nil {
+		return x.DrainReason
+	}
+	return ""
+}
+
+func (x *ReportStatusRequest) GetDrainGeneration() int64 {
+	if x != nil {
+		return x.DrainGeneration
+	}
+	return 0
+}
+
 type BlockUse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Cidr          string                 `protobuf:"bytes,1,opt,name=cidr,proto3" json:"cidr,omitempty"`
@@ -926,7 +1691,7 @@ type BlockUse struct {
 
 func (x *BlockUse) Reset() {
 	*x = BlockUse{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[11]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -938,7 +1703,7 @@ func (x *BlockUse) String() string {
 func (*BlockUse) ProtoMessage() {}
 
 func (x *BlockUse) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[11]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -951,7 +1716,7 @@ func (x *BlockUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockUse.ProtoReflect.Descriptor instead.
 func (*BlockUse) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{11}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *BlockUse) GetCidr() string {
@@ -990,7 +1755,7 @@ type ReportStatusResponse struct {
 
 func (x *ReportStatusResponse) Reset() {
 	*x = ReportStatusResponse{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[12]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1002,7 +1767,7 @@ func (x *ReportStatusResponse) String() string {
 func (*ReportStatusResponse) ProtoMessage() {}
 
 func (x *ReportStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[12]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1015,7 +1780,7 @@ func (x *ReportStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStatusResponse.ProtoReflect.Descriptor instead.
 func (*ReportStatusResponse) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{12}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{21}
 }
 
 type WatchNodeRequest struct {
@@ -1031,7 +1796,7 @@ type WatchNodeRequest struct {
 
 func (x *WatchNodeRequest) Reset() {
 	*x = WatchNodeRequest{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[13]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1043,7 +1808,7 @@ func (x *WatchNodeRequest) String() string {
 func (*WatchNodeRequest) ProtoMessage() {}
 
 func (x *WatchNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[13]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1056,7 +1821,7 @@ func (x *WatchNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchNodeRequest.ProtoReflect.Descriptor instead.
 func (*WatchNodeRequest) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{13}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *WatchNodeRequest) GetNode() string {
@@ -1100,7 +1865,7 @@ type WatchNodeResponse struct {
 
 func (x *WatchNodeResponse) Reset() {
 	*x = WatchNodeResponse{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[14]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1112,7 +1877,7 @@ func (x *WatchNodeResponse) String() string {
 func (*WatchNodeResponse) ProtoMessage() {}
 
 func (x *WatchNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[14]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1125,7 +1890,7 @@ func (x *WatchNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchNodeResponse.ProtoReflect.Descriptor instead.
 func (*WatchNodeResponse) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{14}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WatchNodeResponse) GetMessage() isWatchNodeResponse_Message {
@@ -1183,14 +1948,22 @@ type NodeSnapshot struct {
 	Peers   []*BGPPeer   `protobuf:"bytes,8,rep,name=peers,proto3" json:"peers,omitempty"`
 	Filters []*BGPFilter `protobuf:"bytes,9,rep,name=filters,proto3" json:"filters,omitempty"`
 	// The node's blocks, all of them.
-	Blocks        []*BlockSpec `protobuf:"bytes,10,rep,name=blocks,proto3" json:"blocks,omitempty"`
+	Blocks []*BlockSpec `protobuf:"bytes,10,rep,name=blocks,proto3" json:"blocks,omitempty"`
+	// The leader's term that this is of.
+	Term uint64 `protobuf:"fixed64,11,opt,name=term,proto3" json:"term,omitempty"`
+	// In Kubernetes, the namespaces by name: those that have annotations of clearway.io, or that a pool's namespaceSelector
+	// may ask for.
+	Namespaces map[string]*KubernetesNamespace `protobuf:"bytes,20,rep,name=namespaces,proto3" json:"namespaces,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Quotas     []*IPQuota                      `protobuf:"bytes,12,rep,name=quotas,proto3" json:"quotas,omitempty"`
+	// The node's own.
+	Allowances    []*QuotaAllowance `protobuf:"bytes,13,rep,name=allowances,proto3" json:"allowances,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeSnapshot) Reset() {
 	*x = NodeSnapshot{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[15]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1202,7 +1975,7 @@ func (x *NodeSnapshot) String() string {
 func (*NodeSnapshot) ProtoMessage() {}
 
 func (x *NodeSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[15]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1215,7 +1988,7 @@ func (x *NodeSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeSnapshot.ProtoReflect.Descriptor instead.
 func (*NodeSnapshot) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{15}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *NodeSnapshot) GetIncarnation() string {
@@ -1288,19 +2061,49 @@ func (x *NodeSnapshot) GetBlocks() []*BlockSpec {
 	return nil
 }
 
+func (x *NodeSnapshot) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *NodeSnapshot) GetNamespaces() map[string]*KubernetesNamespace {
+	if x != nil {
+		return x.Namespaces
+	}
+	return nil
+}
+
+func (x *NodeSnapshot) GetQuotas() []*IPQuota {
+	if x != nil {
+		return x.Quotas
+	}
+	return nil
+}
+
+func (x *NodeSnapshot) GetAllowances() []*QuotaAllowance {
+	if x != nil {
+		return x.Allowances
+	}
+	return nil
+}
+
 // Query is a question of an operator, relayed to the node.
 type Query struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// One of the two.
 	List          *ListRequest           `protobuf:"bytes,2,opt,name=list,proto3" json:"list,omitempty"`
 	Deadline      *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	Verify        *VerifyQuery           `protobuf:"bytes,4,opt,name=verify,proto3" json:"verify,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Query) Reset() {
 	*x = Query{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[16]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1312,7 +2115,7 @@ func (x *Query) String() string {
 func (*Query) ProtoMessage() {}
 
 func (x *Query) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[16]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1325,7 +2128,7 @@ func (x *Query) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Query.ProtoReflect.Descriptor instead.
 func (*Query) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{16}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Query) GetId() string {
@@ -1349,6 +2152,206 @@ func (x *Query) GetDeadline() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Query) GetVerify() *VerifyQuery {
+	if x != nil {
+		return x.Verify
+	}
+	return nil
+}
+
+// VerifyQuery asks a node to compare its kernel, what its peers tell, and the ownership log.
+type VerifyQuery struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Addresses to reach, one of a block each. Those of the node's own blocks are left out.
+	Probes        []*ProbeTarget `protobuf:"bytes,1,rep,name=probes,proto3" json:"probes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyQuery) Reset() {
+	*x = VerifyQuery{}
+	mi := &file_clearway_v1_node_service_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyQuery) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyQuery) ProtoMessage() {}
+
+func (x *VerifyQuery) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_node_service_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyQuery.ProtoReflect.Descriptor instead.
+func (*VerifyQuery) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *VerifyQuery) GetProbes() []*ProbeTarget {
+	if x != nil {
+		return x.Probes
+	}
+	return nil
+}
+
+type ProbeTarget struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Block         string                 `protobuf:"bytes,1,opt,name=block,proto3" json:"block,omitempty"`
+	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProbeTarget) Reset() {
+	*x = ProbeTarget{}
+	mi := &file_clearway_v1_node_service_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProbeTarget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProbeTarget) ProtoMessage() {}
+
+func (x *ProbeTarget) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_node_service_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProbeTarget.ProtoReflect.Descriptor instead.
+func (*ProbeTarget) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ProbeTarget) GetBlock() string {
+	if x != nil {
+		return x.Block
+	}
+	return ""
+}
+
+func (x *ProbeTarget) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+type VerifyAnswer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 1000; omitted counts the rest. The node's name is left to ipamd.
+	Mismatches []*RouteMismatch `protobuf:"bytes,1,rep,name=mismatches,proto3" json:"mismatches,omitempty"`
+	Omitted    int64            `protobuf:"varint,2,opt,name=omitted,proto3" json:"omitted,omitempty"`
+	// How many routes and blocks were compared.
+	Routes int64 `protobuf:"varint,3,opt,name=routes,proto3" json:"routes,omitempty"`
+	Blocks int64 `protobuf:"varint,4,opt,name=blocks,proto3" json:"blocks,omitempty"`
+	// What the node has of the ownership log (OwnersDigest).
+	OwnersDigest  uint64 `protobuf:"fixed64,5,opt,name=owners_digest,json=ownersDigest,proto3" json:"owners_digest,omitempty"`
+	Probed        int64  `protobuf:"varint,6,opt,name=probed,proto3" json:"probed,omitempty"`
+	Reached       int64  `protobuf:"varint,7,opt,name=reached,proto3" json:"reached,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyAnswer) Reset() {
+	*x = VerifyAnswer{}
+	mi := &file_clearway_v1_node_service_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyAnswer) ProtoMessage() {}
+
+func (x *VerifyAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_node_service_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyAnswer.ProtoReflect.Descriptor instead.
+func (*VerifyAnswer) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *VerifyAnswer) GetMismatches() []*RouteMismatch {
+	if x != nil {
+		return x.Mismatches
+	}
+	return nil
+}
+
+func (x *VerifyAnswer) GetOmitted() int64 {
+	if x != nil {
+		return x.Omitted
+	}
+	return 0
+}
+
+func (x *VerifyAnswer) GetRoutes() int64 {
+	if x != nil {
+		return x.Routes
+	}
+	return 0
+}
+
+func (x *VerifyAnswer) GetBlocks() int64 {
+	if x != nil {
+		return x.Blocks
+	}
+	return 0
+}
+
+func (x *VerifyAnswer) GetOwnersDigest() uint64 {
+	if x != nil {
+		return x.OwnersDigest
+	}
+	return 0
+}
+
+func (x *VerifyAnswer) GetProbed() int64 {
+	if x != nil {
+		return x.Probed
+	}
+	return 0
+}
+
+func (x *VerifyAnswer) GetReached() int64 {
+	if x != nil {
+		return x.Reached
+	}
+	return 0
+}
+
 type AnswerQueryRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Node      string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -1356,14 +2359,16 @@ type AnswerQueryRequest struct {
 	QueryId   string                 `protobuf:"bytes,3,opt,name=query_id,json=queryId,proto3" json:"query_id,omitempty"`
 	Answer    *ListResponse          `protobuf:"bytes,4,opt,name=answer,proto3" json:"answer,omitempty"`
 	// Why there is no answer.
-	Error         string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	Error string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	// To a verify query, in one piece.
+	Verify        *VerifyAnswer `protobuf:"bytes,6,opt,name=verify,proto3" json:"verify,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AnswerQueryRequest) Reset() {
 	*x = AnswerQueryRequest{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[17]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1375,7 +2380,7 @@ func (x *AnswerQueryRequest) String() string {
 func (*AnswerQueryRequest) ProtoMessage() {}
 
 func (x *AnswerQueryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[17]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1388,7 +2393,7 @@ func (x *AnswerQueryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerQueryRequest.ProtoReflect.Descriptor instead.
 func (*AnswerQueryRequest) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{17}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AnswerQueryRequest) GetNode() string {
@@ -1426,6 +2431,13 @@ func (x *AnswerQueryRequest) GetError() string {
 	return ""
 }
 
+func (x *AnswerQueryRequest) GetVerify() *VerifyAnswer {
+	if x != nil {
+		return x.Verify
+	}
+	return nil
+}
+
 type AnswerQueryResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1434,7 +2446,7 @@ type AnswerQueryResponse struct {
 
 func (x *AnswerQueryResponse) Reset() {
 	*x = AnswerQueryResponse{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[18]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1446,7 +2458,7 @@ func (x *AnswerQueryResponse) String() string {
 func (*AnswerQueryResponse) ProtoMessage() {}
 
 func (x *AnswerQueryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[18]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1459,7 +2471,7 @@ func (x *AnswerQueryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerQueryResponse.ProtoReflect.Descriptor instead.
 func (*AnswerQueryResponse) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{18}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{30}
 }
 
 type WatchOwnershipRequest struct {
@@ -1475,7 +2487,7 @@ type WatchOwnershipRequest struct {
 
 func (x *WatchOwnershipRequest) Reset() {
 	*x = WatchOwnershipRequest{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[19]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1487,7 +2499,7 @@ func (x *WatchOwnershipRequest) String() string {
 func (*WatchOwnershipRequest) ProtoMessage() {}
 
 func (x *WatchOwnershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[19]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1500,7 +2512,7 @@ func (x *WatchOwnershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchOwnershipRequest.ProtoReflect.Descriptor instead.
 func (*WatchOwnershipRequest) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{19}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *WatchOwnershipRequest) GetNode() string {
@@ -1540,15 +2552,17 @@ type WatchOwnershipResponse struct {
 	// The receiver's copy is to be emptied first: what follows up to complete is the whole.
 	Reset_ bool `protobuf:"varint,3,opt,name=reset,proto3" json:"reset,omitempty"`
 	// Last piece of a tick, or of the whole.
-	Complete      bool              `protobuf:"varint,4,opt,name=complete,proto3" json:"complete,omitempty"`
-	Entries       []*OwnershipEntry `protobuf:"bytes,5,rep,name=entries,proto3" json:"entries,omitempty"`
+	Complete bool              `protobuf:"varint,4,opt,name=complete,proto3" json:"complete,omitempty"`
+	Entries  []*OwnershipEntry `protobuf:"bytes,5,rep,name=entries,proto3" json:"entries,omitempty"`
+	// The leader's term that this is of.
+	Term          uint64 `protobuf:"fixed64,6,opt,name=term,proto3" json:"term,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WatchOwnershipResponse) Reset() {
 	*x = WatchOwnershipResponse{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[20]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1560,7 +2574,7 @@ func (x *WatchOwnershipResponse) String() string {
 func (*WatchOwnershipResponse) ProtoMessage() {}
 
 func (x *WatchOwnershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[20]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1573,7 +2587,7 @@ func (x *WatchOwnershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchOwnershipResponse.ProtoReflect.Descriptor instead.
 func (*WatchOwnershipResponse) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{20}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *WatchOwnershipResponse) GetIncarnation() string {
@@ -1611,6 +2625,13 @@ func (x *WatchOwnershipResponse) GetEntries() []*OwnershipEntry {
 	return nil
 }
 
+func (x *WatchOwnershipResponse) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
 type OwnershipEntry struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Entry:
@@ -1626,7 +2647,7 @@ type OwnershipEntry struct {
 
 func (x *OwnershipEntry) Reset() {
 	*x = OwnershipEntry{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[21]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1638,7 +2659,7 @@ func (x *OwnershipEntry) String() string {
 func (*OwnershipEntry) ProtoMessage() {}
 
 func (x *OwnershipEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[21]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1651,7 +2672,7 @@ func (x *OwnershipEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OwnershipEntry.ProtoReflect.Descriptor instead.
 func (*OwnershipEntry) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{21}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *OwnershipEntry) GetEntry() isOwnershipEntry_Entry {
@@ -1703,20 +2724,22 @@ func (*OwnershipEntry_Block) isOwnershipEntry_Entry() {}
 func (*OwnershipEntry_Node) isOwnershipEntry_Entry() {}
 
 type BlockOwner struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Cidr          string                 `protobuf:"bytes,1,opt,name=cidr,proto3" json:"cidr,omitempty"`
-	Pool          string                 `protobuf:"bytes,2,opt,name=pool,proto3" json:"pool,omitempty"`
-	Node          string                 `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
-	NodeUid       string                 `protobuf:"bytes,4,opt,name=node_uid,json=nodeUid,proto3" json:"node_uid,omitempty"`
-	State         BlockState             `protobuf:"varint,5,opt,name=state,proto3,enum=clearway.v1.BlockState" json:"state,omitempty"`
-	Generation    int64                  `protobuf:"varint,6,opt,name=generation,proto3" json:"generation,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Cidr       string                 `protobuf:"bytes,1,opt,name=cidr,proto3" json:"cidr,omitempty"`
+	Pool       string                 `protobuf:"bytes,2,opt,name=pool,proto3" json:"pool,omitempty"`
+	Node       string                 `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	NodeUid    string                 `protobuf:"bytes,4,opt,name=node_uid,json=nodeUid,proto3" json:"node_uid,omitempty"`
+	State      BlockState             `protobuf:"varint,5,opt,name=state,proto3,enum=clearway.v1.BlockState" json:"state,omitempty"`
+	Generation int64                  `protobuf:"varint,6,opt,name=generation,proto3" json:"generation,omitempty"`
+	// A part of it is called back: its owner may tell its parts before this log names them.
+	Splits        bool `protobuf:"varint,7,opt,name=splits,proto3" json:"splits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BlockOwner) Reset() {
 	*x = BlockOwner{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[22]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1728,7 +2751,7 @@ func (x *BlockOwner) String() string {
 func (*BlockOwner) ProtoMessage() {}
 
 func (x *BlockOwner) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[22]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1741,7 +2764,7 @@ func (x *BlockOwner) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockOwner.ProtoReflect.Descriptor instead.
 func (*BlockOwner) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{22}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *BlockOwner) GetCidr() string {
@@ -1786,6 +2809,13 @@ func (x *BlockOwner) GetGeneration() int64 {
 	return 0
 }
 
+func (x *BlockOwner) GetSplits() bool {
+	if x != nil {
+		return x.Splits
+	}
+	return false
+}
+
 // NodeEntry is what every node may know of another: enough to peer with it and to judge paths.
 type NodeEntry struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1796,13 +2826,17 @@ type NodeEntry struct {
 	AsNumber  uint32   `protobuf:"varint,4,opt,name=as_number,json=asNumber,proto3" json:"as_number,omitempty"`
 	// AS numbers the node shows its BGPPeers, beside as_number.
 	LocalAsNumbers []uint32 `protobuf:"varint,5,rep,packed,name=local_as_numbers,json=localAsNumbers,proto3" json:"local_as_numbers,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Its failure domain, and whether it reflects, by BGPConfiguration's reflectors; and whether it is being drained.
+	Domain        string `protobuf:"bytes,40,opt,name=domain,proto3" json:"domain,omitempty"`
+	Reflector     bool   `protobuf:"varint,41,opt,name=reflector,proto3" json:"reflector,omitempty"`
+	Leaving       bool   `protobuf:"varint,42,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeEntry) Reset() {
 	*x = NodeEntry{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[23]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1814,7 +2848,7 @@ func (x *NodeEntry) String() string {
 func (*NodeEntry) ProtoMessage() {}
 
 func (x *NodeEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[23]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1827,7 +2861,7 @@ func (x *NodeEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeEntry.ProtoReflect.Descriptor instead.
 func (*NodeEntry) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{23}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *NodeEntry) GetName() string {
@@ -1865,13 +2899,38 @@ func (x *NodeEntry) GetLocalAsNumbers() []uint32 {
 	return nil
 }
 
+func (x *NodeEntry) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *NodeEntry) GetReflector() bool {
+	if x != nil {
+		return x.Reflector
+	}
+	return false
+}
+
+func (x *NodeEntry) GetLeaving() bool {
+	if x != nil {
+		return x.Leaving
+	}
+	return false
+}
+
 var File_clearway_v1_node_service_proto protoreflect.FileDescriptor
 
 const file_clearway_v1_node_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1eclearway/v1/node_service.proto\x12\vclearway.v1\x1a\"clearway/v1/resource_service.proto\x1a\x1bclearway/v1/resources.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"#\n" +
+	"\x1eclearway/v1/node_service.proto\x12\vclearway.v1\x1a\"clearway/v1/resource_service.proto\x1a\x1bclearway/v1/resources.proto\x1a\x17clearway/v1/store.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"#\n" +
 	"\tNotLeader\x12\x16\n" +
-	"\x06leader\x18\x01 \x01(\tR\x06leader\"\x81\x04\n" +
+	"\x06leader\x18\x01 \x01(\tR\x06leader\"^\n" +
+	"\n" +
+	"Recovering\x12\x18\n" +
+	"\aawaited\x18\x01 \x03(\tR\aawaited\x126\n" +
+	"\bearliest\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bearliest\"\xac\x05\n" +
 	"\x0fRegisterRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x19\n" +
 	"\bnode_uid\x18\x02 \x01(\tR\anodeUid\x12\x1d\n" +
@@ -1889,10 +2948,16 @@ const file_clearway_v1_node_service_proto_rawDesc = "" +
 	" \x01(\tR\tprocessId\x127\n" +
 	"\vheld_blocks\x18\v \x03(\v2\x16.clearway.v1.BlockSpecR\n" +
 	"heldBlocks\x12)\n" +
-	"\x10held_incarnation\x18\f \x01(\tR\x0fheldIncarnation\x1a9\n" +
+	"\x10held_incarnation\x18\f \x01(\tR\x0fheldIncarnation\x12*\n" +
+	"\x11answers_call_back\x18\r \x01(\bR\x0fanswersCallBack\x12#\n" +
+	"\rheld_revision\x18\x0e \x01(\x03R\fheldRevision\x12\x1b\n" +
+	"\theld_term\x18\x0f \x01(\x06R\bheldTerm\x12;\n" +
+	"\n" +
+	"allowances\x18\x10 \x03(\v2\x1b.clearway.v1.QuotaAllowanceR\n" +
+	"allowances\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf3\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc4\x03\n" +
 	"\x10RegisterResponse\x12\x19\n" +
 	"\bnode_uid\x18\x01 \x01(\tR\anodeUid\x12\x1d\n" +
 	"\n" +
@@ -1904,7 +2969,12 @@ const file_clearway_v1_node_service_proto_rawDesc = "" +
 	"\x11known_assignments\x18\a \x03(\v2\x1b.clearway.v1.AssignmentSpecR\x10knownAssignments\x12\x1f\n" +
 	"\vlost_blocks\x18\b \x03(\tR\n" +
 	"lostBlocks\x12'\n" +
-	"\x0fmirrored_number\x18\t \x01(\x03R\x0emirroredNumber\"\xa0\x01\n" +
+	"\x0fmirrored_number\x18\t \x01(\x03R\x0emirroredNumber\x12\x12\n" +
+	"\x04term\x18\n" +
+	" \x01(\x06R\x04term\x12;\n" +
+	"\n" +
+	"allowances\x18\v \x03(\v2\x1b.clearway.v1.QuotaAllowanceR\n" +
+	"allowances\"\xb8\x01\n" +
 	"\x11ClaimBlockRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1d\n" +
 	"\n" +
@@ -1912,11 +2982,48 @@ const file_clearway_v1_node_service_proto_rawDesc = "" +
 	"\vrequest_key\x18\x03 \x01(\tR\n" +
 	"requestKey\x12\x12\n" +
 	"\x04pool\x18\x04 \x01(\tR\x04pool\x12#\n" +
-	"\rprefix_length\x18\x05 \x01(\x05R\fprefixLength\"\x80\x01\n" +
+	"\rprefix_length\x18\x05 \x01(\x05R\fprefixLength\x12\x16\n" +
+	"\x06needed\x18\x06 \x01(\bR\x06needed\"\r\n" +
+	"\vCallingBack\"\x80\x01\n" +
 	"\x12ClaimBlockResponse\x12,\n" +
 	"\x05block\x18\x01 \x01(\v2\x16.clearway.v1.BlockSpecR\x05block\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\tR\vincarnation\x12\x1a\n" +
-	"\brevision\x18\x03 \x01(\x03R\brevision\"\xd8\x01\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\"\xcf\x01\n" +
+	"\x14ClaimFloatingRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1d\n" +
+	"\n" +
+	"session_id\x18\x02 \x01(\tR\tsessionId\x12\x1f\n" +
+	"\vrequest_key\x18\x03 \x01(\tR\n" +
+	"requestKey\x12\x14\n" +
+	"\x05pools\x18\x04 \x03(\tR\x05pools\x123\n" +
+	"\x06holder\x18\x05 \x01(\v2\x1b.clearway.v1.FloatingHolderR\x06holder\x12\x18\n" +
+	"\aaddress\x18\x06 \x01(\tR\aaddress\"\x83\x01\n" +
+	"\x15ClaimFloatingResponse\x12,\n" +
+	"\x05block\x18\x01 \x01(\v2\x16.clearway.v1.BlockSpecR\x05block\x12 \n" +
+	"\vincarnation\x18\x02 \x01(\tR\vincarnation\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\"8\n" +
+	"\bHandOver\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\"\xdf\x01\n" +
+	"\x13SetAllowanceRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1d\n" +
+	"\n" +
+	"session_id\x18\x02 \x01(\tR\tsessionId\x12\x14\n" +
+	"\x05quota\x18\x03 \x01(\tR\x05quota\x12\x1b\n" +
+	"\tquota_uid\x18\x04 \x01(\tR\bquotaUid\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x05 \x01(\x03R\n" +
+	"generation\x12\x16\n" +
+	"\x06amount\x18\x06 \x01(\x03R\x06amount\x12\x12\n" +
+	"\x04used\x18\a \x01(\x03R\x04used\x12\x16\n" +
+	"\x06needed\x18\b \x01(\x03R\x06needed\"\xee\x01\n" +
+	"\x14SetAllowanceResponse\x129\n" +
+	"\tallowance\x18\x01 \x01(\v2\x1b.clearway.v1.QuotaAllowanceR\tallowance\x12 \n" +
+	"\vincarnation\x18\x02 \x01(\tR\vincarnation\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x14\n" +
+	"\x05limit\x18\x04 \x01(\x03R\x05limit\x12\x1c\n" +
+	"\tdelegated\x18\x05 \x01(\x03R\tdelegated\x12)\n" +
+	"\x10unused_elsewhere\x18\x06 \x01(\x03R\x0funusedElsewhere\"\xd8\x01\n" +
 	"\x13ReleaseBlockRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1d\n" +
 	"\n" +
@@ -1931,7 +3038,21 @@ const file_clearway_v1_node_service_proto_rawDesc = "" +
 	"rest_until\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\trestUntil\"T\n" +
 	"\x14ReleaseBlockResponse\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\tR\vincarnation\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision\"\xc3\x02\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"\xa8\x01\n" +
+	"\x15AnswerCallBackRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1d\n" +
+	"\n" +
+	"session_id\x18\x02 \x01(\tR\tsessionId\x12\x0e\n" +
+	"\x02id\x18\x03 \x01(\tR\x02id\x12\x12\n" +
+	"\x04cidr\x18\x04 \x01(\tR\x04cidr\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x05 \x01(\x03R\n" +
+	"generation\x12\x18\n" +
+	"\arefusal\x18\x06 \x01(\tR\arefusal\"\x86\x01\n" +
+	"\x16AnswerCallBackResponse\x12 \n" +
+	"\vincarnation\x18\x01 \x01(\tR\vincarnation\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\x12.\n" +
+	"\x06blocks\x18\x03 \x03(\v2\x16.clearway.v1.BlockSpecR\x06blocks\"\x9a\x03\n" +
 	"\x18MirrorAssignmentsRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1d\n" +
 	"\n" +
@@ -1942,13 +3063,17 @@ const file_clearway_v1_node_service_proto_rawDesc = "" +
 	"\x0ethrough_number\x18\x05 \x01(\x03R\rthroughNumber\x12\x18\n" +
 	"\areplace\x18\x06 \x01(\bR\areplace\x127\n" +
 	"\bassigned\x18\a \x03(\v2\x1b.clearway.v1.AssignmentSpecR\bassigned\x128\n" +
-	"\breleased\x18\b \x03(\v2\x1c.clearway.v1.ReleasedAddressR\breleased\"\x93\x01\n" +
+	"\breleased\x18\b \x03(\v2\x1c.clearway.v1.ReleasedAddressR\breleased\x12\x16\n" +
+	"\x06ranged\x18\t \x01(\bR\x06ranged\x12\x12\n" +
+	"\x04last\x18\n" +
+	" \x01(\bR\x04last\x12)\n" +
+	"\x05ended\x18\v \x03(\v2\x13.clearway.v1.TenureR\x05ended\"\x93\x01\n" +
 	"\x0fReleasedAddress\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12%\n" +
 	"\x0ejournal_number\x18\x02 \x01(\x03R\rjournalNumber\x12?\n" +
 	"\rreleased_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\freleasedTime\"B\n" +
 	"\x19MirrorAssignmentsResponse\x12%\n" +
-	"\x0ethrough_number\x18\x01 \x01(\x03R\rthroughNumber\"\xea\x02\n" +
+	"\x0ethrough_number\x18\x01 \x01(\x03R\rthroughNumber\"\x98\x04\n" +
 	"\x13ReportStatusRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1d\n" +
 	"\n" +
@@ -1959,7 +3084,12 @@ const file_clearway_v1_node_service_proto_rawDesc = "" +
 	"\flast_restart\x18\x06 \x01(\tR\vlastRestart\x12.\n" +
 	"\x13last_restart_reason\x18\a \x01(\tR\x11lastRestartReason\x12.\n" +
 	"\x06events\x18\b \x03(\v2\x16.clearway.v1.EventSpecR\x06events\x12-\n" +
-	"\x06blocks\x18\t \x03(\v2\x15.clearway.v1.BlockUseR\x06blocks\"l\n" +
+	"\x06blocks\x18\t \x03(\v2\x15.clearway.v1.BlockUseR\x06blocks\x12%\n" +
+	"\x0eorphans_digest\x18\x0e \x01(\x04R\rorphansDigest\x12!\n" +
+	"\fheld_orphans\x18\x0f \x03(\tR\vheldOrphans\x12\x14\n" +
+	"\x05drain\x18( \x01(\tR\x05drain\x12!\n" +
+	"\fdrain_reason\x18) \x01(\tR\vdrainReason\x12)\n" +
+	"\x10drain_generation\x18* \x01(\x03R\x0fdrainGeneration\"l\n" +
 	"\bBlockUse\x12\x12\n" +
 	"\x04cidr\x18\x01 \x01(\tR\x04cidr\x12\x1a\n" +
 	"\bassigned\x18\x02 \x01(\x03R\bassigned\x12\x18\n" +
@@ -1975,7 +3105,7 @@ const file_clearway_v1_node_service_proto_rawDesc = "" +
 	"\x11WatchNodeResponse\x127\n" +
 	"\bsnapshot\x18\x01 \x01(\v2\x19.clearway.v1.NodeSnapshotH\x00R\bsnapshot\x12*\n" +
 	"\x05query\x18\x02 \x01(\v2\x12.clearway.v1.QueryH\x00R\x05queryB\t\n" +
-	"\amessage\"\x87\x04\n" +
+	"\amessage\"\xb2\x06\n" +
 	"\fNodeSnapshot\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\tR\vincarnation\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12%\n" +
@@ -1987,36 +3117,65 @@ const file_clearway_v1_node_service_proto_rawDesc = "" +
 	"\x05peers\x18\b \x03(\v2\x14.clearway.v1.BGPPeerR\x05peers\x120\n" +
 	"\afilters\x18\t \x03(\v2\x16.clearway.v1.BGPFilterR\afilters\x12.\n" +
 	"\x06blocks\x18\n" +
-	" \x03(\v2\x16.clearway.v1.BlockSpecR\x06blocks\"}\n" +
+	" \x03(\v2\x16.clearway.v1.BlockSpecR\x06blocks\x12\x12\n" +
+	"\x04term\x18\v \x01(\x06R\x04term\x12I\n" +
+	"\n" +
+	"namespaces\x18\x14 \x03(\v2).clearway.v1.NodeSnapshot.NamespacesEntryR\n" +
+	"namespaces\x12,\n" +
+	"\x06quotas\x18\f \x03(\v2\x14.clearway.v1.IPQuotaR\x06quotas\x12;\n" +
+	"\n" +
+	"allowances\x18\r \x03(\v2\x1b.clearway.v1.QuotaAllowanceR\n" +
+	"allowances\x1a_\n" +
+	"\x0fNamespacesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x126\n" +
+	"\x05value\x18\x02 \x01(\v2 .clearway.v1.KubernetesNamespaceR\x05value:\x028\x01\"\xaf\x01\n" +
 	"\x05Query\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12,\n" +
 	"\x04list\x18\x02 \x01(\v2\x18.clearway.v1.ListRequestR\x04list\x126\n" +
-	"\bdeadline\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\"\xab\x01\n" +
+	"\bdeadline\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\x120\n" +
+	"\x06verify\x18\x04 \x01(\v2\x18.clearway.v1.VerifyQueryR\x06verify\"?\n" +
+	"\vVerifyQuery\x120\n" +
+	"\x06probes\x18\x01 \x03(\v2\x18.clearway.v1.ProbeTargetR\x06probes\"=\n" +
+	"\vProbeTarget\x12\x14\n" +
+	"\x05block\x18\x01 \x01(\tR\x05block\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\"\xeb\x01\n" +
+	"\fVerifyAnswer\x12:\n" +
+	"\n" +
+	"mismatches\x18\x01 \x03(\v2\x1a.clearway.v1.RouteMismatchR\n" +
+	"mismatches\x12\x18\n" +
+	"\aomitted\x18\x02 \x01(\x03R\aomitted\x12\x16\n" +
+	"\x06routes\x18\x03 \x01(\x03R\x06routes\x12\x16\n" +
+	"\x06blocks\x18\x04 \x01(\x03R\x06blocks\x12#\n" +
+	"\rowners_digest\x18\x05 \x01(\x06R\fownersDigest\x12\x16\n" +
+	"\x06probed\x18\x06 \x01(\x03R\x06probed\x12\x18\n" +
+	"\areached\x18\a \x01(\x03R\areached\"\xde\x01\n" +
 	"\x12AnswerQueryRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x02 \x01(\tR\tsessionId\x12\x19\n" +
 	"\bquery_id\x18\x03 \x01(\tR\aqueryId\x121\n" +
 	"\x06answer\x18\x04 \x01(\v2\x19.clearway.v1.ListResponseR\x06answer\x12\x14\n" +
-	"\x05error\x18\x05 \x01(\tR\x05error\"\x15\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\x121\n" +
+	"\x06verify\x18\x06 \x01(\v2\x19.clearway.v1.VerifyAnswerR\x06verify\"\x15\n" +
 	"\x13AnswerQueryResponse\"\x88\x01\n" +
 	"\x15WatchOwnershipRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x02 \x01(\tR\tsessionId\x12 \n" +
 	"\vincarnation\x18\x03 \x01(\tR\vincarnation\x12\x1a\n" +
-	"\brevision\x18\x04 \x01(\x03R\brevision\"\xbf\x01\n" +
+	"\brevision\x18\x04 \x01(\x03R\brevision\"\xd3\x01\n" +
 	"\x16WatchOwnershipResponse\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\tR\vincarnation\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x14\n" +
 	"\x05reset\x18\x03 \x01(\bR\x05reset\x12\x1a\n" +
 	"\bcomplete\x18\x04 \x01(\bR\bcomplete\x125\n" +
-	"\aentries\x18\x05 \x03(\v2\x1b.clearway.v1.OwnershipEntryR\aentries\"\x92\x01\n" +
+	"\aentries\x18\x05 \x03(\v2\x1b.clearway.v1.OwnershipEntryR\aentries\x12\x12\n" +
+	"\x04term\x18\x06 \x01(\x06R\x04term\"\x92\x01\n" +
 	"\x0eOwnershipEntry\x12/\n" +
 	"\x05block\x18\x01 \x01(\v2\x17.clearway.v1.BlockOwnerH\x00R\x05block\x12,\n" +
 	"\x04node\x18\x02 \x01(\v2\x16.clearway.v1.NodeEntryH\x00R\x04node\x12\x18\n" +
 	"\adeleted\x18\x03 \x01(\bR\adeletedB\a\n" +
-	"\x05entry\"\xb2\x01\n" +
+	"\x05entry\"\xca\x01\n" +
 	"\n" +
 	"BlockOwner\x12\x12\n" +
 	"\x04cidr\x18\x01 \x01(\tR\x04cidr\x12\x12\n" +
@@ -2026,18 +3185,25 @@ const file_clearway_v1_node_service_proto_rawDesc = "" +
 	"\x05state\x18\x05 \x01(\x0e2\x17.clearway.v1.BlockStateR\x05state\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x06 \x01(\x03R\n" +
-	"generation\"\x96\x01\n" +
+	"generation\x12\x16\n" +
+	"\x06splits\x18\a \x01(\bR\x06splits\"\xe6\x01\n" +
 	"\tNodeEntry\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12\x1c\n" +
 	"\taddresses\x18\x03 \x03(\tR\taddresses\x12\x1b\n" +
 	"\tas_number\x18\x04 \x01(\rR\basNumber\x12(\n" +
-	"\x10local_as_numbers\x18\x05 \x03(\rR\x0elocalAsNumbers2\xb2\x05\n" +
+	"\x10local_as_numbers\x18\x05 \x03(\rR\x0elocalAsNumbers\x12\x16\n" +
+	"\x06domain\x18( \x01(\tR\x06domain\x12\x1c\n" +
+	"\treflector\x18) \x01(\bR\treflector\x12\x18\n" +
+	"\aleaving\x18* \x01(\bR\aleaving2\xba\a\n" +
 	"\vNodeService\x12G\n" +
 	"\bRegister\x12\x1c.clearway.v1.RegisterRequest\x1a\x1d.clearway.v1.RegisterResponse\x12M\n" +
 	"\n" +
 	"ClaimBlock\x12\x1e.clearway.v1.ClaimBlockRequest\x1a\x1f.clearway.v1.ClaimBlockResponse\x12S\n" +
-	"\fReleaseBlock\x12 .clearway.v1.ReleaseBlockRequest\x1a!.clearway.v1.ReleaseBlockResponse\x12b\n" +
+	"\fReleaseBlock\x12 .clearway.v1.ReleaseBlockRequest\x1a!.clearway.v1.ReleaseBlockResponse\x12V\n" +
+	"\rClaimFloating\x12!.clearway.v1.ClaimFloatingRequest\x1a\".clearway.v1.ClaimFloatingResponse\x12S\n" +
+	"\fSetAllowance\x12 .clearway.v1.SetAllowanceRequest\x1a!.clearway.v1.SetAllowanceResponse\x12Y\n" +
+	"\x0eAnswerCallBack\x12\".clearway.v1.AnswerCallBackRequest\x1a#.clearway.v1.AnswerCallBackResponse\x12b\n" +
 	"\x11MirrorAssignments\x12%.clearway.v1.MirrorAssignmentsRequest\x1a&.clearway.v1.MirrorAssignmentsResponse\x12S\n" +
 	"\fReportStatus\x12 .clearway.v1.ReportStatusRequest\x1a!.clearway.v1.ReportStatusResponse\x12L\n" +
 	"\tWatchNode\x12\x1d.clearway.v1.WatchNodeRequest\x1a\x1e.clearway.v1.WatchNodeResponse0\x01\x12[\n" +
@@ -2056,100 +3222,141 @@ func file_clearway_v1_node_service_proto_rawDescGZIP() []byte {
 	return file_clearway_v1_node_service_proto_rawDescData
 }
 
-var file_clearway_v1_node_service_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_clearway_v1_node_service_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_clearway_v1_node_service_proto_goTypes = []any{
 	(*NotLeader)(nil),                 // 0: clearway.v1.NotLeader
-	(*RegisterRequest)(nil),           // 1: clearway.v1.RegisterRequest
-	(*RegisterResponse)(nil),          // 2: clearway.v1.RegisterResponse
-	(*ClaimBlockRequest)(nil),         // 3: clearway.v1.ClaimBlockRequest
-	(*ClaimBlockResponse)(nil),        // 4: clearway.v1.ClaimBlockResponse
-	(*ReleaseBlockRequest)(nil),       // 5: clearway.v1.ReleaseBlockRequest
-	(*ReleaseBlockResponse)(nil),      // 6: clearway.v1.ReleaseBlockResponse
-	(*MirrorAssignmentsRequest)(nil),  // 7: clearway.v1.MirrorAssignmentsRequest
-	(*ReleasedAddress)(nil),           // 8: clearway.v1.ReleasedAddress
-	(*MirrorAssignmentsResponse)(nil), // 9: clearway.v1.MirrorAssignmentsResponse
-	(*ReportStatusRequest)(nil),       // 10: clearway.v1.ReportStatusRequest
-	(*BlockUse)(nil),                  // 11: clearway.v1.BlockUse
-	(*ReportStatusResponse)(nil),      // 12: clearway.v1.ReportStatusResponse
-	(*WatchNodeRequest)(nil),          // 13: clearway.v1.WatchNodeRequest
-	(*WatchNodeResponse)(nil),         // 14: clearway.v1.WatchNodeResponse
-	(*NodeSnapshot)(nil),              // 15: clearway.v1.NodeSnapshot
-	(*Query)(nil),                     // 16: clearway.v1.Query
-	(*AnswerQueryRequest)(nil),        // 17: clearway.v1.AnswerQueryRequest
-	(*AnswerQueryResponse)(nil),       // 18: clearway.v1.AnswerQueryResponse
-	(*WatchOwnershipRequest)(nil),     // 19: clearway.v1.WatchOwnershipRequest
-	(*WatchOwnershipResponse)(nil),    // 20: clearway.v1.WatchOwnershipResponse
-	(*OwnershipEntry)(nil),            // 21: clearway.v1.OwnershipEntry
-	(*BlockOwner)(nil),                // 22: clearway.v1.BlockOwner
-	(*NodeEntry)(nil),                 // 23: clearway.v1.NodeEntry
-	nil,                               // 24: clearway.v1.RegisterRequest.LabelsEntry
-	(*BlockSpec)(nil),                 // 25: clearway.v1.BlockSpec
-	(*AssignmentSpec)(nil),            // 26: clearway.v1.AssignmentSpec
-	(*timestamppb.Timestamp)(nil),     // 27: google.protobuf.Timestamp
-	(*BGPSession)(nil),                // 28: clearway.v1.BGPSession
-	(*EventSpec)(nil),                 // 29: clearway.v1.EventSpec
-	(*Node)(nil),                      // 30: clearway.v1.Node
-	(*IPPool)(nil),                    // 31: clearway.v1.IPPool
-	(*IPReservation)(nil),             // 32: clearway.v1.IPReservation
-	(*IPAMConfiguration)(nil),         // 33: clearway.v1.IPAMConfiguration
-	(*BGPConfiguration)(nil),          // 34: clearway.v1.BGPConfiguration
-	(*BGPPeer)(nil),                   // 35: clearway.v1.BGPPeer
-	(*BGPFilter)(nil),                 // 36: clearway.v1.BGPFilter
-	(*ListRequest)(nil),               // 37: clearway.v1.ListRequest
-	(*ListResponse)(nil),              // 38: clearway.v1.ListResponse
-	(BlockState)(0),                   // 39: clearway.v1.BlockState
+	(*Recovering)(nil),                // 1: clearway.v1.Recovering
+	(*RegisterRequest)(nil),           // 2: clearway.v1.RegisterRequest
+	(*RegisterResponse)(nil),          // 3: clearway.v1.RegisterResponse
+	(*ClaimBlockRequest)(nil),         // 4: clearway.v1.ClaimBlockRequest
+	(*CallingBack)(nil),               // 5: clearway.v1.CallingBack
+	(*ClaimBlockResponse)(nil),        // 6: clearway.v1.ClaimBlockResponse
+	(*ClaimFloatingRequest)(nil),      // 7: clearway.v1.ClaimFloatingRequest
+	(*ClaimFloatingResponse)(nil),     // 8: clearway.v1.ClaimFloatingResponse
+	(*HandOver)(nil),                  // 9: clearway.v1.HandOver
+	(*SetAllowanceRequest)(nil),       // 10: clearway.v1.SetAllowanceRequest
+	(*SetAllowanceResponse)(nil),      // 11: clearway.v1.SetAllowanceResponse
+	(*ReleaseBlockRequest)(nil),       // 12: clearway.v1.ReleaseBlockRequest
+	(*ReleaseBlockResponse)(nil),      // 13: clearway.v1.ReleaseBlockResponse
+	(*AnswerCallBackRequest)(nil),     // 14: clearway.v1.AnswerCallBackRequest
+	(*AnswerCallBackResponse)(nil),    // 15: clearway.v1.AnswerCallBackResponse
+	(*MirrorAssignmentsRequest)(nil),  // 16: clearway.v1.MirrorAssignmentsRequest
+	(*ReleasedAddress)(nil),           // 17: clearway.v1.ReleasedAddress
+	(*MirrorAssignmentsResponse)(nil), // 18: clearway.v1.MirrorAssignmentsResponse
+	(*ReportStatusRequest)(nil),       // 19: clearway.v1.ReportStatusRequest
+	(*BlockUse)(nil),                  // 20: clearway.v1.BlockUse
+	(*ReportStatusResponse)(nil),      // 21: clearway.v1.ReportStatusResponse
+	(*WatchNodeRequest)(nil),          // 22: clearway.v1.WatchNodeRequest
+	(*WatchNodeResponse)(nil),         // 23: clearway.v1.WatchNodeResponse
+	(*NodeSnapshot)(nil),              // 24: clearway.v1.NodeSnapshot
+	(*Query)(nil),                     // 25: clearway.v1.Query
+	(*VerifyQuery)(nil),               // 26: clearway.v1.VerifyQuery
+	(*ProbeTarget)(nil),               // 27: clearway.v1.ProbeTarget
+	(*VerifyAnswer)(nil),              // 28: clearway.v1.VerifyAnswer
+	(*AnswerQueryRequest)(nil),        // 29: clearway.v1.AnswerQueryRequest
+	(*AnswerQueryResponse)(nil),       // 30: clearway.v1.AnswerQueryResponse
+	(*WatchOwnershipRequest)(nil),     // 31: clearway.v1.WatchOwnershipRequest
+	(*WatchOwnershipResponse)(nil),    // 32: clearway.v1.WatchOwnershipResponse
+	(*OwnershipEntry)(nil),            // 33: clearway.v1.OwnershipEntry
+	(*BlockOwner)(nil),                // 34: clearway.v1.BlockOwner
+	(*NodeEntry)(nil),                 // 35: clearway.v1.NodeEntry
+	nil,                               // 36: clearway.v1.RegisterRequest.LabelsEntry
+	nil,                               // 37: clearway.v1.NodeSnapshot.NamespacesEntry
+	(*timestamppb.Timestamp)(nil),     // 38: google.protobuf.Timestamp
+	(*BlockSpec)(nil),                 // 39: clearway.v1.BlockSpec
+	(*QuotaAllowance)(nil),            // 40: clearway.v1.QuotaAllowance
+	(*AssignmentSpec)(nil),            // 41: clearway.v1.AssignmentSpec
+	(*FloatingHolder)(nil),            // 42: clearway.v1.FloatingHolder
+	(*Tenure)(nil),                    // 43: clearway.v1.Tenure
+	(*BGPSession)(nil),                // 44: clearway.v1.BGPSession
+	(*EventSpec)(nil),                 // 45: clearway.v1.EventSpec
+	(*Node)(nil),                      // 46: clearway.v1.Node
+	(*IPPool)(nil),                    // 47: clearway.v1.IPPool
+	(*IPReservation)(nil),             // 48: clearway.v1.IPReservation
+	(*IPAMConfiguration)(nil),         // 49: clearway.v1.IPAMConfiguration
+	(*BGPConfiguration)(nil),          // 50: clearway.v1.BGPConfiguration
+	(*BGPPeer)(nil),                   // 51: clearway.v1.BGPPeer
+	(*BGPFilter)(nil),                 // 52: clearway.v1.BGPFilter
+	(*IPQuota)(nil),                   // 53: clearway.v1.IPQuota
+	(*ListRequest)(nil),               // 54: clearway.v1.ListRequest
+	(*RouteMismatch)(nil),             // 55: clearway.v1.RouteMismatch
+	(*ListResponse)(nil),              // 56: clearway.v1.ListResponse
+	(BlockState)(0),                   // 57: clearway.v1.BlockState
+	(*KubernetesNamespace)(nil),       // 58: clearway.v1.KubernetesNamespace
 }
 var file_clearway_v1_node_service_proto_depIdxs = []int32{
-	24, // 0: clearway.v1.RegisterRequest.labels:type_name -> clearway.v1.RegisterRequest.LabelsEntry
-	25, // 1: clearway.v1.RegisterRequest.held_blocks:type_name -> clearway.v1.BlockSpec
-	25, // 2: clearway.v1.RegisterResponse.blocks:type_name -> clearway.v1.BlockSpec
-	26, // 3: clearway.v1.RegisterResponse.known_assignments:type_name -> clearway.v1.AssignmentSpec
-	25, // 4: clearway.v1.ClaimBlockResponse.block:type_name -> clearway.v1.BlockSpec
-	27, // 5: clearway.v1.ReleaseBlockRequest.rest_until:type_name -> google.protobuf.Timestamp
-	26, // 6: clearway.v1.MirrorAssignmentsRequest.assigned:type_name -> clearway.v1.AssignmentSpec
-	8,  // 7: clearway.v1.MirrorAssignmentsRequest.released:type_name -> clearway.v1.ReleasedAddress
-	27, // 8: clearway.v1.ReleasedAddress.released_time:type_name -> google.protobuf.Timestamp
-	28, // 9: clearway.v1.ReportStatusRequest.sessions:type_name -> clearway.v1.BGPSession
-	29, // 10: clearway.v1.ReportStatusRequest.events:type_name -> clearway.v1.EventSpec
-	11, // 11: clearway.v1.ReportStatusRequest.blocks:type_name -> clearway.v1.BlockUse
-	15, // 12: clearway.v1.WatchNodeResponse.snapshot:type_name -> clearway.v1.NodeSnapshot
-	16, // 13: clearway.v1.WatchNodeResponse.query:type_name -> clearway.v1.Query
-	30, // 14: clearway.v1.NodeSnapshot.node:type_name -> clearway.v1.Node
-	31, // 15: clearway.v1.NodeSnapshot.pools:type_name -> clearway.v1.IPPool
-	32, // 16: clearway.v1.NodeSnapshot.reservations:type_name -> clearway.v1.IPReservation
-	33, // 17: clearway.v1.NodeSnapshot.ipam_configuration:type_name -> clearway.v1.IPAMConfiguration
-	34, // 18: clearway.v1.NodeSnapshot.bgp_configuration:type_name -> clearway.v1.BGPConfiguration
-	35, // 19: clearway.v1.NodeSnapshot.peers:type_name -> clearway.v1.BGPPeer
-	36, // 20: clearway.v1.NodeSnapshot.filters:type_name -> clearway.v1.BGPFilter
-	25, // 21: clearway.v1.NodeSnapshot.blocks:type_name -> clearway.v1.BlockSpec
-	37, // 22: clearway.v1.Query.list:type_name -> clearway.v1.ListRequest
-	27, // 23: clearway.v1.Query.deadline:type_name -> google.protobuf.Timestamp
-	38, // 24: clearway.v1.AnswerQueryRequest.answer:type_name -> clearway.v1.ListResponse
-	21, // 25: clearway.v1.WatchOwnershipResponse.entries:type_name -> clearway.v1.OwnershipEntry
-	22, // 26: clearway.v1.OwnershipEntry.block:type_name -> clearway.v1.BlockOwner
-	23, // 27: clearway.v1.OwnershipEntry.node:type_name -> clearway.v1.NodeEntry
-	39, // 28: clearway.v1.BlockOwner.state:type_name -> clearway.v1.BlockState
-	1,  // 29: clearway.v1.NodeService.Register:input_type -> clearway.v1.RegisterRequest
-	3,  // 30: clearway.v1.NodeService.ClaimBlock:input_type -> clearway.v1.ClaimBlockRequest
-	5,  // 31: clearway.v1.NodeService.ReleaseBlock:input_type -> clearway.v1.ReleaseBlockRequest
-	7,  // 32: clearway.v1.NodeService.MirrorAssignments:input_type -> clearway.v1.MirrorAssignmentsRequest
-	10, // 33: clearway.v1.NodeService.ReportStatus:input_type -> clearway.v1.ReportStatusRequest
-	13, // 34: clearway.v1.NodeService.WatchNode:input_type -> clearway.v1.WatchNodeRequest
-	19, // 35: clearway.v1.NodeService.WatchOwnership:input_type -> clearway.v1.WatchOwnershipRequest
-	17, // 36: clearway.v1.NodeService.AnswerQuery:input_type -> clearway.v1.AnswerQueryRequest
-	2,  // 37: clearway.v1.NodeService.Register:output_type -> clearway.v1.RegisterResponse
-	4,  // 38: clearway.v1.NodeService.ClaimBlock:output_type -> clearway.v1.ClaimBlockResponse
-	6,  // 39: clearway.v1.NodeService.ReleaseBlock:output_type -> clearway.v1.ReleaseBlockResponse
-	9,  // 40: clearway.v1.NodeService.MirrorAssignments:output_type -> clearway.v1.MirrorAssignmentsResponse
-	12, // 41: clearway.v1.NodeService.ReportStatus:output_type -> clearway.v1.ReportStatusResponse
-	14, // 42: clearway.v1.NodeService.WatchNode:output_type -> clearway.v1.WatchNodeResponse
-	20, // 43: clearway.v1.NodeService.WatchOwnership:output_type -> clearway.v1.WatchOwnershipResponse
-	18, // 44: clearway.v1.NodeService.AnswerQuery:output_type -> clearway.v1.AnswerQueryResponse
-	37, // [37:45] is the sub-list for method output_type
-	29, // [29:37] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	38, // 0: clearway.v1.Recovering.earliest:type_name -> google.protobuf.Timestamp
+	36, // 1: clearway.v1.RegisterRequest.labels:type_name -> clearway.v1.RegisterRequest.LabelsEntry
+	39, // 2: clearway.v1.RegisterRequest.held_blocks:type_name -> clearway.v1.BlockSpec
+	40, // 3: clearway.v1.RegisterRequest.allowances:type_name -> clearway.v1.QuotaAllowance
+	39, // 4: clearway.v1.RegisterResponse.blocks:type_name -> clearway.v1.BlockSpec
+	41, // 5: clearway.v1.RegisterResponse.known_assignments:type_name -> clearway.v1.AssignmentSpec
+	40, // 6: clearway.v1.RegisterResponse.allowances:type_name -> clearway.v1.QuotaAllowance
+	39, // 7: clearway.v1.ClaimBlockResponse.block:type_name -> clearway.v1.BlockSpec
+	42, // 8: clearway.v1.ClaimFloatingRequest.holder:type_name -> clearway.v1.FloatingHolder
+	39, // 9: clearway.v1.ClaimFloatingResponse.block:type_name -> clearway.v1.BlockSpec
+	40, // 10: clearway.v1.SetAllowanceResponse.allowance:type_name -> clearway.v1.QuotaAllowance
+	38, // 11: clearway.v1.ReleaseBlockRequest.rest_until:type_name -> google.protobuf.Timestamp
+	39, // 12: clearway.v1.AnswerCallBackResponse.blocks:type_name -> clearway.v1.BlockSpec
+	41, // 13: clearway.v1.MirrorAssignmentsRequest.assigned:type_name -> clearway.v1.AssignmentSpec
+	17, // 14: clearway.v1.MirrorAssignmentsRequest.released:type_name -> clearway.v1.ReleasedAddress
+	43, // 15: clearway.v1.MirrorAssignmentsRequest.ended:type_name -> clearway.v1.Tenure
+	38, // 16: clearway.v1.ReleasedAddress.released_time:type_name -> google.protobuf.Timestamp
+	44, // 17: clearway.v1.ReportStatusRequest.sessions:type_name -> clearway.v1.BGPSession
+	45, // 18: clearway.v1.ReportStatusRequest.events:type_name -> clearway.v1.EventSpec
+	20, // 19: clearway.v1.ReportStatusRequest.blocks:type_name -> clearway.v1.BlockUse
+	24, // 20: clearway.v1.WatchNodeResponse.snapshot:type_name -> clearway.v1.NodeSnapshot
+	25, // 21: clearway.v1.WatchNodeResponse.query:type_name -> clearway.v1.Query
+	46, // 22: clearway.v1.NodeSnapshot.node:type_name -> clearway.v1.Node
+	47, // 23: clearway.v1.NodeSnapshot.pools:type_name -> clearway.v1.IPPool
+	48, // 24: clearway.v1.NodeSnapshot.reservations:type_name -> clearway.v1.IPReservation
+	49, // 25: clearway.v1.NodeSnapshot.ipam_configuration:type_name -> clearway.v1.IPAMConfiguration
+	50, // 26: clearway.v1.NodeSnapshot.bgp_configuration:type_name -> clearway.v1.BGPConfiguration
+	51, // 27: clearway.v1.NodeSnapshot.peers:type_name -> clearway.v1.BGPPeer
+	52, // 28: clearway.v1.NodeSnapshot.filters:type_name -> clearway.v1.BGPFilter
+	39, // 29: clearway.v1.NodeSnapshot.blocks:type_name -> clearway.v1.BlockSpec
+	37, // 30: clearway.v1.NodeSnapshot.namespaces:type_name -> clearway.v1.NodeSnapshot.NamespacesEntry
+	53, // 31: clearway.v1.NodeSnapshot.quotas:type_name -> clearway.v1.IPQuota
+	40, // 32: clearway.v1.NodeSnapshot.allowances:type_name -> clearway.v1.QuotaAllowance
+	54, // 33: clearway.v1.Query.list:type_name -> clearway.v1.ListRequest
+	38, // 34: clearway.v1.Query.deadline:type_name -> google.protobuf.Timestamp
+	26, // 35: clearway.v1.Query.verify:type_name -> clearway.v1.VerifyQuery
+	27, // 36: clearway.v1.VerifyQuery.probes:type_name -> clearway.v1.ProbeTarget
+	55, // 37: clearway.v1.VerifyAnswer.mismatches:type_name -> clearway.v1.RouteMismatch
+	56, // 38: clearway.v1.AnswerQueryRequest.answer:type_name -> clearway.v1.ListResponse
+	28, // 39: clearway.v1.AnswerQueryRequest.verify:type_name -> clearway.v1.VerifyAnswer
+	33, // 40: clearway.v1.WatchOwnershipResponse.entries:type_name -> clearway.v1.OwnershipEntry
+	34, // 41: clearway.v1.OwnershipEntry.block:type_name -> clearway.v1.BlockOwner
+	35, // 42: clearway.v1.OwnershipEntry.node:type_name -> clearway.v1.NodeEntry
+	57, // 43: clearway.v1.BlockOwner.state:type_name -> clearway.v1.BlockState
+	58, // 44: clearway.v1.NodeSnapshot.NamespacesEntry.value:type_name -> clearway.v1.KubernetesNamespace
+	2,  // 45: clearway.v1.NodeService.Register:input_type -> clearway.v1.RegisterRequest
+	4,  // 46: clearway.v1.NodeService.ClaimBlock:input_type -> clearway.v1.ClaimBlockRequest
+	12, // 47: clearway.v1.NodeService.ReleaseBlock:input_type -> clearway.v1.ReleaseBlockRequest
+	7,  // 48: clearway.v1.NodeService.ClaimFloating:input_type -> clearway.v1.ClaimFloatingRequest
+	10, // 49: clearway.v1.NodeService.SetAllowance:input_type -> clearway.v1.SetAllowanceRequest
+	14, // 50: clearway.v1.NodeService.AnswerCallBack:input_type -> clearway.v1.AnswerCallBackRequest
+	16, // 51: clearway.v1.NodeService.MirrorAssignments:input_type -> clearway.v1.MirrorAssignmentsRequest
+	19, // 52: clearway.v1.NodeService.ReportStatus:input_type -> clearway.v1.ReportStatusRequest
+	22, // 53: clearway.v1.NodeService.WatchNode:input_type -> clearway.v1.WatchNodeRequest
+	31, // 54: clearway.v1.NodeService.WatchOwnership:input_type -> clearway.v1.WatchOwnershipRequest
+	29, // 55: clearway.v1.NodeService.AnswerQuery:input_type -> clearway.v1.AnswerQueryRequest
+	3,  // 56: clearway.v1.NodeService.Register:output_type -> clearway.v1.RegisterResponse
+	6,  // 57: clearway.v1.NodeService.ClaimBlock:output_type -> clearway.v1.ClaimBlockResponse
+	13, // 58: clearway.v1.NodeService.ReleaseBlock:output_type -> clearway.v1.ReleaseBlockResponse
+	8,  // 59: clearway.v1.NodeService.ClaimFloating:output_type -> clearway.v1.ClaimFloatingResponse
+	11, // 60: clearway.v1.NodeService.SetAllowance:output_type -> clearway.v1.SetAllowanceResponse
+	15, // 61: clearway.v1.NodeService.AnswerCallBack:output_type -> clearway.v1.AnswerCallBackResponse
+	18, // 62: clearway.v1.NodeService.MirrorAssignments:output_type -> clearway.v1.MirrorAssignmentsResponse
+	21, // 63: clearway.v1.NodeService.ReportStatus:output_type -> clearway.v1.ReportStatusResponse
+	23, // 64: clearway.v1.NodeService.WatchNode:output_type -> clearway.v1.WatchNodeResponse
+	32, // 65: clearway.v1.NodeService.WatchOwnership:output_type -> clearway.v1.WatchOwnershipResponse
+	30, // 66: clearway.v1.NodeService.AnswerQuery:output_type -> clearway.v1.AnswerQueryResponse
+	56, // [56:67] is the sub-list for method output_type
+	45, // [45:56] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_clearway_v1_node_service_proto_init() }
@@ -2159,11 +3366,12 @@ func file_clearway_v1_node_service_proto_init() {
 	}
 	file_clearway_v1_resource_service_proto_init()
 	file_clearway_v1_resources_proto_init()
-	file_clearway_v1_node_service_proto_msgTypes[14].OneofWrappers = []any{
+	file_clearway_v1_store_proto_init()
+	file_clearway_v1_node_service_proto_msgTypes[23].OneofWrappers = []any{
 		(*WatchNodeResponse_Snapshot)(nil),
 		(*WatchNodeResponse_Query)(nil),
 	}
-	file_clearway_v1_node_service_proto_msgTypes[21].OneofWrappers = []any{
+	file_clearway_v1_node_service_proto_msgTypes[33].OneofWrappers = []any{
 		(*OwnershipEntry_Block)(nil),
 		(*OwnershipEntry_Node)(nil),
 	}
@@ -2173,7 +3381,7 @@ func file_clearway_v1_node_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_clearway_v1_node_service_proto_rawDesc), len(file_clearway_v1_node_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

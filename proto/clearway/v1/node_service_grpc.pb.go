@@ -24,6 +24,9 @@ const (
 	NodeService_Register_FullMethodName          = "/clearway.v1.NodeService/Register"
 	NodeService_ClaimBlock_FullMethodName        = "/clearway.v1.NodeService/ClaimBlock"
 	NodeService_ReleaseBlock_FullMethodName      = "/clearway.v1.NodeService/ReleaseBlock"
+	NodeService_ClaimFloating_FullMethodName     = "/clearway.v1.NodeService/ClaimFloating"
+	NodeService_SetAllowance_FullMethodName      = "/clearway.v1.NodeService/SetAllowance"
+	NodeService_AnswerCallBack_FullMethodName    = "/clearway.v1.NodeService/AnswerCallBack"
 	NodeService_MirrorAssignments_FullMethodName = "/clearway.v1.NodeService/MirrorAssignments"
 	NodeService_ReportStatus_FullMethodName      = "/clearway.v1.NodeService/ReportStatus"
 	NodeService_WatchNode_FullMethodName         = "/clearway.v1.NodeService/WatchNode"
@@ -43,11 +46,27 @@ type NodeServiceClient interface {
 	Register(ctx context.Context, in *RegisterRequest, opts ...grpc.CallOption) (*RegisterResponse, error)
 	// ClaimBlock gives the node one block out of a pool. Idempotent by request_key.
 	// RESOURCE_EXHAUSTED: the pool has none of that size, in numbers. FAILED_PRECONDITION: pool disabled, or not for
-	// this node. NOT_FOUND: no such pool.
+	// this node. NOT_FOUND: no such pool. UNAVAILABLE with a Recovering detail: the store was restored, and the nodes'
+	// reports are awaited.
 	ClaimBlock(ctx context.Context, in *ClaimBlockRequest, opts ...grpc.CallOption) (*ClaimBlockResponse, error)
 	// ReleaseBlock gives one back: the node has stopped advertising it and holds no address in it. A block that is no
 	// longer the node's, at that generation, is left as it is, and that is success.
 	ReleaseBlock(ctx context.Context, in *ReleaseBlockRequest, opts ...grpc.CallOption) (*ReleaseBlockResponse, error)
+	// ClaimFloating gives the node one address of a Floating pool, for one owner: the one that the owner had last, if it has
+	// one of these pools. It is a block of one address from then on, and goes back by ReleaseBlock. The same owner on the same
+	// node gets the same answer. RESOURCE_EXHAUSTED: there is none, in numbers; or, with a HandOver detail, the owner's address
+	// has not been given up by the node that has it. FAILED_PRECONDITION: the address that was asked for is another's, or a
+	// pool gives none here. INVALID_ARGUMENT: it is given to nobody. NOT_FOUND, UNAVAILABLE: as ClaimBlock.
+	ClaimFloating(ctx context.Context, in *ClaimFloatingRequest, opts ...grpc.CallOption) (*ClaimFloatingResponse, error)
+	// SetAllowance sets how many addresses of a quota the node may give, if its generation is what the node thinks: less is
+	// set as it is, more as far as the quota has it. The answer is what holds then; a late or repeated call changes nothing.
+	// NOT_FOUND: there is no such quota.
+	SetAllowance(ctx context.Context, in *SetAllowanceRequest, opts ...grpc.CallOption) (*SetAllowanceResponse, error)
+	// AnswerCallBack answers a BlockSpec's call_back: the node has sealed the part, in its journal, or says why not. A
+	// sealed part leaves its block in one step: what is beside it stays Owned, it is Withdrawing until ReleaseBlock.
+	// Repeating is harmless. FAILED_PRECONDITION: nobody calls it back any more. A whole block is not answered with yes
+	// here, but by ReleaseBlock.
+	AnswerCallBack(ctx context.Context, in *AnswerCallBackRequest, opts ...grpc.CallOption) (*AnswerCallBackResponse, error)
 	// MirrorAssignments copies changes of the node's journal into the store, in order. Repeating is harmless.
 	MirrorAssignments(ctx context.Context, in *MirrorAssignmentsRequest, opts ...grpc.CallOption) (*MirrorAssignmentsResponse, error)
 	// ReportStatus replaces what is known of the node's sessions and health. Kept in memory only.
@@ -93,6 +112,36 @@ func (c *nodeServiceClient) ReleaseBlock(ctx context.Context, in *ReleaseBlockRe
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ReleaseBlockResponse)
 	err := c.cc.Invoke(ctx, NodeService_ReleaseBlock_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeServiceClient) ClaimFloating(ctx context.Context, in *ClaimFloatingRequest, opts ...grpc.CallOption) (*ClaimFloatingResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ClaimFloatingResponse)
+	err := c.cc.Invoke(ctx, NodeService_ClaimFloating_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeServiceClient) SetAllowance(ctx context.Context, in *SetAllowanceRequest, opts ...grpc.CallOption) (*SetAllowanceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetAllowanceResponse)
+	err := c.cc.Invoke(ctx, NodeService_SetAllowance_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeServiceClient) AnswerCallBack(ctx context.Context, in *AnswerCallBackRequest, opts ...grpc.CallOption) (*AnswerCallBackResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AnswerCallBackResponse)
+	err := c.cc.Invoke(ctx, NodeService_AnswerCallBack_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -182,11 +231,27 @@ type NodeServiceServer interface {
 	Register(context.Context, *RegisterRequest) (*RegisterResponse, error)
 	// ClaimBlock gives the node one block out of a pool. Idempotent by request_key.
 	// RESOURCE_EXHAUSTED: the pool has none of that size, in numbers. FAILED_PRECONDITION: pool disabled, or not for
-	// this node. NOT_FOUND: no such pool.
+	// this node. NOT_FOUND: no such pool. UNAVAILABLE with a Recovering detail: the store was restored, and the nodes'
+	// reports are awaited.
 	ClaimBlock(context.Context, *ClaimBlockRequest) (*ClaimBlockResponse, error)
 	// ReleaseBlock gives one back: the node has stopped advertising it and holds no address in it. A block that is no
 	// longer the node's, at that generation, is left as it is, and that is success.
 	ReleaseBlock(context.Context, *ReleaseBlockRequest) (*ReleaseBlockResponse, error)
+	// ClaimFloating gives the node one address of a Floating pool, for one owner: the one that the owner had last, if it has
+	// one of these pools. It is a block of one address from then on, and goes back by ReleaseBlock. The same owner on the same
+	// node gets the same answer. RESOURCE_EXHAUSTED: there is none, in numbers; or, with a HandOver detail, the owner's address
+	// has not been given up by the node that has it. FAILED_PRECONDITION: the address that was asked for is another's, or a
+	// pool gives none here. INVALID_ARGUMENT: it is given to nobody. NOT_FOUND, UNAVAILABLE: as ClaimBlock.
+	ClaimFloating(context.Context, *ClaimFloatingRequest) (*ClaimFloatingResponse, error)
+	// SetAllowance sets how many addresses of a quota the node may give, if its generation is what the node thinks: less is
+	// set as it is, more as far as the quota has it. The answer is what holds then; a late or repeated call changes nothing.
+	// NOT_FOUND: there is no such quota.
+	SetAllowance(context.Context, *SetAllowanceRequest) (*SetAllowanceResponse, error)
+	// AnswerCallBack answers a BlockSpec's call_back: the node has sealed the part, in its journal, or says why not. A
+	// sealed part leaves its block in one step: what is beside it stays Owned, it is Withdrawing until ReleaseBlock.
+	// Repeating is harmless. FAILED_PRECONDITION: nobody calls it back any more. A whole block is not answered with yes
+	// here, but by ReleaseBlock.
+	AnswerCallBack(context.Context, *AnswerCallBackRequest) (*AnswerCallBackResponse, error)
 	// MirrorAssignments copies changes of the node's journal into the store, in order. Repeating is harmless.
 	MirrorAssignments(context.Context, *MirrorAssignmentsRequest) (*MirrorAssignmentsResponse, error)
 	// ReportStatus replaces what is known of the node's sessions and health. Kept in memory only.
@@ -216,6 +281,15 @@ func (UnimplementedNodeServiceServer) ClaimBlock(context.Context, *ClaimBlockReq
 }
 func (UnimplementedNodeServiceServer) ReleaseBlock(context.Context, *ReleaseBlockRequest) (*ReleaseBlockResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ReleaseBlock not implemented")
+}
+func (UnimplementedNodeServiceServer) ClaimFloating(context.Context, *ClaimFloatingRequest) (*ClaimFloatingResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ClaimFloating not implemented")
+}
+func (UnimplementedNodeServiceServer) SetAllowance(context.Context, *SetAllowanceRequest) (*SetAllowanceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetAllowance not implemented")
+}
+func (UnimplementedNodeServiceServer) AnswerCallBack(context.Context, *AnswerCallBackRequest) (*AnswerCallBackResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AnswerCallBack not implemented")
 }
 func (UnimplementedNodeServiceServer) MirrorAssignments(context.Context, *MirrorAssignmentsRequest) (*MirrorAssignmentsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method MirrorAssignments not implemented")
@@ -307,6 +381,60 @@ func _NodeService_ReleaseBlock_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _NodeService_ClaimFloating_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ClaimFloatingRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).ClaimFloating(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_ClaimFloating_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).ClaimFloating(ctx, req.(*ClaimFloatingRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _NodeService_SetAllowance_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetAllowanceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).SetAllowance(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_SetAllowance_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).SetAllowance(ctx, req.(*SetAllowanceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _NodeService_AnswerCallBack_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AnswerCallBackRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).AnswerCallBack(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_AnswerCallBack_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).AnswerCallBack(ctx, req.(*AnswerCallBackRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _NodeService_MirrorAssignments_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(MirrorAssignmentsRequest)
 	if err := dec(in); err != nil {
@@ -390,6 +518,18 @@ var NodeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ReleaseBlock",
 			Handler:    _NodeService_ReleaseBlock_Handler,
+		},
+		{
+			MethodName: "ClaimFloating",
+			Handler:    _NodeService_ClaimFloating_Handler,
+		},
+		{
+			MethodName: "SetAllowance",
+			Handler:    _NodeService_SetAllowance_Handler,
+		},
+		{
+			MethodName: "AnswerCallBack",
+			Handler:    _NodeService_AnswerCallBack_Handler,
 		},
 		{
 			MethodName: "MirrorAssignments",

@@ -185,9 +185,11 @@ func (x *ApplyResponse) GetResults() []*ApplyResult {
 }
 
 type ApplyResult struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Action        ApplyResult_Action     `protobuf:"varint,1,opt,name=action,proto3,enum=clearway.v1.ApplyResult_Action" json:"action,omitempty"`
-	Resource      *Resource              `protobuf:"bytes,2,opt,name=resource,proto3" json:"resource,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Action   ApplyResult_Action     `protobuf:"varint,1,opt,name=action,proto3,enum=clearway.v1.ApplyResult_Action" json:"action,omitempty"`
+	Resource *Resource              `protobuf:"bytes,2,opt,name=resource,proto3" json:"resource,omitempty"`
+	// What is applied all the same, and may surprise: each one a sentence.
+	Warnings      []string `protobuf:"bytes,3,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -232,6 +234,13 @@ func (x *ApplyResult) GetAction() ApplyResult_Action {
 func (x *ApplyResult) GetResource() *Resource {
 	if x != nil {
 		return x.Resource
+	}
+	return nil
+}
+
+func (x *ApplyResult) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
 	}
 	return nil
 }
@@ -316,7 +325,9 @@ func (x *DeleteRequest) GetPoweredOff() bool {
 }
 
 type DeleteResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is still there, while it is drained; absent: it is gone.
+	Remaining     *Resource `protobuf:"bytes,1,opt,name=remaining,proto3" json:"remaining,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -351,6 +362,13 @@ func (*DeleteResponse) Descriptor() ([]byte, []int) {
 	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{4}
 }
 
+func (x *DeleteResponse) GetRemaining() *Resource {
+	if x != nil {
+		return x.Remaining
+	}
+	return nil
+}
+
 type ListRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Kind  string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
@@ -362,6 +380,8 @@ type ListRequest struct {
 	Address string `protobuf:"bytes,5,opt,name=address,proto3" json:"address,omitempty"`
 	// Kubernetes' selector syntax.
 	LabelSelector string `protobuf:"bytes,6,opt,name=label_selector,json=labelSelector,proto3" json:"label_selector,omitempty"`
+	// Of Routes: look into the kernel, and tell in status.kernel what is there.
+	Kernel        bool `protobuf:"varint,7,opt,name=kernel,proto3" json:"kernel,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -436,6 +456,13 @@ func (x *ListRequest) GetLabelSelector() string {
 		return x.LabelSelector
 	}
 	return ""
+}
+
+func (x *ListRequest) GetKernel() bool {
+	if x != nil {
+		return x.Kernel
+	}
+	return false
 }
 
 type ListResponse struct {
@@ -572,6 +599,1133 @@ func (x *FieldViolation) GetMessage() string {
 	return ""
 }
 
+type ExportRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportRequest) Reset() {
+	*x = ExportRequest{}
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportRequest) ProtoMessage() {}
+
+func (x *ExportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportRequest.ProtoReflect.Descriptor instead.
+func (*ExportRequest) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{8}
+}
+
+// ExportHeader says what an export is of.
+type ExportHeader struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the form: 1.
+	Version       int32                  `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Incarnation   string                 `protobuf:"bytes,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Revision      int64                  `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	CreatedTime   *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created_time,json=createdTime,proto3" json:"created_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportHeader) Reset() {
+	*x = ExportHeader{}
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportHeader) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportHeader) ProtoMessage() {}
+
+func (x *ExportHeader) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportHeader.ProtoReflect.Descriptor instead.
+func (*ExportHeader) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ExportHeader) GetVersion() int32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *ExportHeader) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
+	}
+	return ""
+}
+
+func (x *ExportHeader) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *ExportHeader) GetCreatedTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedTime
+	}
+	return nil
+}
+
+type ExportResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the first message.
+	Header *ExportHeader `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	// What operators applied, then Blocks, Assignments and the Nodes that registered: those have a status.
+	Resources     []*Resource `protobuf:"bytes,2,rep,name=resources,proto3" json:"resources,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportResponse) Reset() {
+	*x = ExportResponse{}
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportResponse) ProtoMessage() {}
+
+func (x *ExportResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportResponse.ProtoReflect.Descriptor instead.
+func (*ExportResponse) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ExportResponse) GetHeader() *ExportHeader {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *ExportResponse) GetResources() []*Resource {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
+type ImportRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the first message, with dry_run.
+	Header        *ExportHeader `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	Resources     []*Resource   `protobuf:"bytes,2,rep,name=resources,proto3" json:"resources,omitempty"`
+	DryRun        bool          `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportRequest) Reset() {
+	*x = ImportRequest{}
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportRequest) ProtoMessage() {}
+
+func (x *ImportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
+func (*ImportRequest) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ImportRequest) GetHeader() *ExportHeader {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *ImportRequest) GetResources() []*Resource {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
+func (x *ImportRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type ImportResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Resources     int64                  `protobuf:"varint,1,opt,name=resources,proto3" json:"resources,omitempty"`
+	Nodes         int64                  `protobuf:"varint,2,opt,name=nodes,proto3" json:"nodes,omitempty"`
+	Blocks        int64                  `protobuf:"varint,3,opt,name=blocks,proto3" json:"blocks,omitempty"`
+	Assignments   int64                  `protobuf:"varint,4,opt,name=assignments,proto3" json:"assignments,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportResponse) Reset() {
+	*x = ImportResponse{}
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportResponse) ProtoMessage() {}
+
+func (x *ImportResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
+func (*ImportResponse) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ImportResponse) GetResources() int64 {
+	if x != nil {
+		return x.Resources
+	}
+	return 0
+}
+
+func (x *ImportResponse) GetNodes() int64 {
+	if x != nil {
+		return x.Nodes
+	}
+	return 0
+}
+
+func (x *ImportResponse) GetBlocks() int64 {
+	if x != nil {
+		return x.Blocks
+	}
+	return 0
+}
+
+func (x *ImportResponse) GetAssignments() int64 {
+	if x != nil {
+		return x.Assignments
+	}
+	return 0
+}
+
+type CheckBooksRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only this node's books; empty: all.
+	Node   string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Repair bool   `protobuf:"varint,2,opt,name=repair,proto3" json:"repair,omitempty"`
+	// With repair: tell what would be done, and do nothing.
+	DryRun        bool `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckBooksRequest) Reset() {
+	*x = CheckBooksRequest{}
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckBooksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckBooksRequest) ProtoMessage() {}
+
+func (x *CheckBooksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckBooksRequest.ProtoReflect.Descriptor instead.
+func (*CheckBooksRequest) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *CheckBooksRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *CheckBooksRequest) GetRepair() bool {
+	if x != nil {
+		return x.Repair
+	}
+	return false
+}
+
+func (x *CheckBooksRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type CheckBooksResponse struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Differences []*Difference          `protobuf:"bytes,1,rep,name=differences,proto3" json:"differences,omitempty"`
+	// What could not be compared, and why.
+	Warnings []string `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// How many were compared, in the last message.
+	Nodes         int64 `protobuf:"varint,3,opt,name=nodes,proto3" json:"nodes,omitempty"`
+	Blocks        int64 `protobuf:"varint,4,opt,name=blocks,proto3" json:"blocks,omitempty"`
+	Assignments   int64 `protobuf:"varint,5,opt,name=assignments,proto3" json:"assignments,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckBooksResponse) Reset() {
+	*x = CheckBooksResponse{}
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckBooksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckBooksResponse) ProtoMessage() {}
+
+func (x *CheckBooksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckBooksResponse.ProtoReflect.Descriptor instead.
+func (*CheckBooksResponse) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *CheckBooksResponse) GetDifferences() []*Difference {
+	if x != nil {
+		return x.Differences
+	}
+	return nil
+}
+
+func (x *CheckBooksResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+func (x *CheckBooksResponse) GetNodes() int64 {
+	if x != nil {
+		return x.Nodes
+	}
+	return 0
+}
+
+func (x *CheckBooksResponse) GetBlocks() int64 {
+	if x != nil {
+		return x.Blocks
+	}
+	return 0
+}
+
+func (x *CheckBooksResponse) GetAssignments() int64 {
+	if x != nil {
+		return x.Assignments
+	}
+	return 0
+}
+
+// Difference is one thing that two books tell differently.
+type Difference struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One of: MemoryDiffers, BlockNotInJournal, BlockNotInStore, BlockOverlaps, BlockWithoutNode, BlockWithoutPool,
+	// RestOverdue, NotMirrored, MirrorDiffers, OnlyInMirror, RecordWithoutNode, NotAdvertised, NotInKernel.
+	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	Node   string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// A block, an address or a prefix.
+	Subject string `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
+	Detail  string `protobuf:"bytes,4,opt,name=detail,proto3" json:"detail,omitempty"`
+	// What mends it; empty: nothing that is safe.
+	Repair        string `protobuf:"bytes,5,opt,name=repair,proto3" json:"repair,omitempty"`
+	Repaired      bool   `protobuf:"varint,6,opt,name=repaired,proto3" json:"repaired,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Difference) Reset() {
+	*x = Difference{}
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Difference) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Difference) ProtoMessage() {}
+
+func (x *Difference) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Difference.ProtoReflect.Descriptor instead.
+func (*Difference) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Difference) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Difference) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Difference) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *Difference) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Difference) GetRepair() string {
+	if x != nil {
+		return x.Repair
+	}
+	return ""
+}
+
+func (x *Difference) GetRepaired() bool {
+	if x != nil {
+		return x.Repaired
+	}
+	return false
+}
+
+type VerifyRoutesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only this node; empty: all.
+	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Each node also tries to reach one address of each remote block that has one, at most 1000 a node.
+	Probe         bool `protobuf:"varint,2,opt,name=probe,proto3" json:"probe,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyRoutesRequest) Reset() {
+	*x = VerifyRoutesRequest{}
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyRoutesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyRoutesRequest) ProtoMessage() {}
+
+func (x *VerifyRoutesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyRoutesRequest.ProtoReflect.Descriptor instead.
+func (*VerifyRoutesRequest) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *VerifyRoutesRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *VerifyRoutesRequest) GetProbe() bool {
+	if x != nil {
+		return x.Probe
+	}
+	return false
+}
+
+type VerifyRoutesResponse struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Mismatches []*RouteMismatch       `protobuf:"bytes,1,rep,name=mismatches,proto3" json:"mismatches,omitempty"`
+	// What could not be compared, and why.
+	Warnings []string `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// How many were compared, in the last message.
+	Nodes   int64 `protobuf:"varint,3,opt,name=nodes,proto3" json:"nodes,omitempty"`
+	Routes  int64 `protobuf:"varint,4,opt,name=routes,proto3" json:"routes,omitempty"`
+	Blocks  int64 `protobuf:"varint,5,opt,name=blocks,proto3" json:"blocks,omitempty"`
+	Probed  int64 `protobuf:"varint,6,opt,name=probed,proto3" json:"probed,omitempty"`
+	Reached int64 `protobuf:"varint,7,opt,name=reached,proto3" json:"reached,omitempty"`
+	// Mismatches that are not told, since there are more than 1000 on a node.
+	Omitted       int64 `protobuf:"varint,8,opt,name=omitted,proto3" json:"omitted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyRoutesResponse) Reset() {
+	*x = VerifyRoutesResponse{}
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyRoutesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyRoutesResponse) ProtoMessage() {}
+
+func (x *VerifyRoutesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyRoutesResponse.ProtoReflect.Descriptor instead.
+func (*VerifyRoutesResponse) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *VerifyRoutesResponse) GetMismatches() []*RouteMismatch {
+	if x != nil {
+		return x.Mismatches
+	}
+	return nil
+}
+
+func (x *VerifyRoutesResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+func (x *VerifyRoutesResponse) GetNodes() int64 {
+	if x != nil {
+		return x.Nodes
+	}
+	return 0
+}
+
+func (x *VerifyRoutesResponse) GetRoutes() int64 {
+	if x != nil {
+		return x.Routes
+	}
+	return 0
+}
+
+func (x *VerifyRoutesResponse) GetBlocks() int64 {
+	if x != nil {
+		return x.Blocks
+	}
+	return 0
+}
+
+func (x *VerifyRoutesResponse) GetProbed() int64 {
+	if x != nil {
+		return x.Probed
+	}
+	return 0
+}
+
+func (x *VerifyRoutesResponse) GetReached() int64 {
+	if x != nil {
+		return x.Reached
+	}
+	return 0
+}
+
+func (x *VerifyRoutesResponse) GetOmitted() int64 {
+	if x != nil {
+		return x.Omitted
+	}
+	return 0
+}
+
+// RouteMismatch is one thing that is not as it should be on a node.
+type RouteMismatch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One of: LogDiffers, NoSession, NotAdvertised, AdvertisedNotOwned, NotBlackholed, NotHeard, Refused, NotInKernel,
+	// HopsDiffer, Hidden, Stray, NoAnswer.
+	Reason        string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	Node          string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Prefix        string `protobuf:"bytes,3,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	Detail        string `protobuf:"bytes,4,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RouteMismatch) Reset() {
+	*x = RouteMismatch{}
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RouteMismatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RouteMismatch) ProtoMessage() {}
+
+func (x *RouteMismatch) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RouteMismatch.ProtoReflect.Descriptor instead.
+func (*RouteMismatch) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *RouteMismatch) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RouteMismatch) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *RouteMismatch) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+func (x *RouteMismatch) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+type ShowStoreRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShowStoreRequest) Reset() {
+	*x = ShowStoreRequest{}
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShowStoreRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShowStoreRequest) ProtoMessage() {}
+
+func (x *ShowStoreRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShowStoreRequest.ProtoReflect.Descriptor instead.
+func (*ShowStoreRequest) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{19}
+}
+
+type ShowStoreResponse struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Incarnation string                 `protobuf:"bytes,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// The newest revision that was applied.
+	Revision int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Where the leader is; empty: there is none.
+	Leader string `protobuf:"bytes,3,opt,name=leader,proto3" json:"leader,omitempty"`
+	// Absent: the store does not recover.
+	Recovery *RecoveryStatus `protobuf:"bytes,4,opt,name=recovery,proto3" json:"recovery,omitempty"`
+	// Absent: etcd did not answer.
+	Health        *StoreHealth `protobuf:"bytes,5,opt,name=health,proto3" json:"health,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShowStoreResponse) Reset() {
+	*x = ShowStoreResponse{}
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShowStoreResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShowStoreResponse) ProtoMessage() {}
+
+func (x *ShowStoreResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShowStoreResponse.ProtoReflect.Descriptor instead.
+func (*ShowStoreResponse) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ShowStoreResponse) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
+	}
+	return ""
+}
+
+func (x *ShowStoreResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *ShowStoreResponse) GetLeader() string {
+	if x != nil {
+		return x.Leader
+	}
+	return ""
+}
+
+func (x *ShowStoreResponse) GetRecovery() *RecoveryStatus {
+	if x != nil {
+		return x.Recovery
+	}
+	return nil
+}
+
+func (x *ShowStoreResponse) GetHealth() *StoreHealth {
+	if x != nil {
+		return x.Health
+	}
+	return nil
+}
+
+type RecoveryStatus struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	StartedTime *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=started_time,json=startedTime,proto3" json:"started_time,omitempty"`
+	// Why, in a sentence.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Known nodes that have not reported yet.
+	Awaited []string `protobuf:"bytes,3,rep,name=awaited,proto3" json:"awaited,omitempty"`
+	// Nodes that reported and were refused, as "name: why". They are waited for too, as long as they try.
+	Refused []string `protobuf:"bytes,4,rep,name=refused,proto3" json:"refused,omitempty"`
+	// Claims open no sooner: time for nodes that the store does not know.
+	Earliest      *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=earliest,proto3" json:"earliest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoveryStatus) Reset() {
+	*x = RecoveryStatus{}
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoveryStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoveryStatus) ProtoMessage() {}
+
+func (x *RecoveryStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoveryStatus.ProtoReflect.Descriptor instead.
+func (*RecoveryStatus) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *RecoveryStatus) GetStartedTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartedTime
+	}
+	return nil
+}
+
+func (x *RecoveryStatus) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RecoveryStatus) GetAwaited() []string {
+	if x != nil {
+		return x.Awaited
+	}
+	return nil
+}
+
+func (x *RecoveryStatus) GetRefused() []string {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+func (x *RecoveryStatus) GetEarliest() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Earliest
+	}
+	return nil
+}
+
+// StoreHealth is what etcd's members say of themselves.
+type StoreHealth struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Greatest of the members, in bytes; the quota is 0 where it is not known.
+	Size      int64 `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`
+	SizeInUse int64 `protobuf:"varint,2,opt,name=size_in_use,json=sizeInUse,proto3" json:"size_in_use,omitempty"`
+	Quota     int64 `protobuf:"varint,3,opt,name=quota,proto3" json:"quota,omitempty"`
+	// Alarms and errors: "NOSPACE on member 8e9e05c52164694d".
+	Faults []string `protobuf:"bytes,4,rep,name=faults,proto3" json:"faults,omitempty"`
+	// Members that answered, of those there are.
+	MembersAnswering int32  `protobuf:"varint,5,opt,name=members_answering,json=membersAnswering,proto3" json:"members_answering,omitempty"`
+	Members          int32  `protobuf:"varint,6,opt,name=members,proto3" json:"members,omitempty"`
+	Version          string `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *StoreHealth) Reset() {
+	*x = StoreHealth{}
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoreHealth) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoreHealth) ProtoMessage() {}
+
+func (x *StoreHealth) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoreHealth.ProtoReflect.Descriptor instead.
+func (*StoreHealth) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *StoreHealth) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *StoreHealth) GetSizeInUse() int64 {
+	if x != nil {
+		return x.SizeInUse
+	}
+	return 0
+}
+
+func (x *StoreHealth) GetQuota() int64 {
+	if x != nil {
+		return x.Quota
+	}
+	return 0
+}
+
+func (x *StoreHealth) GetFaults() []string {
+	if x != nil {
+		return x.Faults
+	}
+	return nil
+}
+
+func (x *StoreHealth) GetMembersAnswering() int32 {
+	if x != nil {
+		return x.MembersAnswering
+	}
+	return 0
+}
+
+func (x *StoreHealth) GetMembers() int32 {
+	if x != nil {
+		return x.Members
+	}
+	return 0
+}
+
+func (x *StoreHealth) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+type RecoverRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Kept with the recovery, for whoever asks why.
+	Reason        string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoverRequest) Reset() {
+	*x = RecoverRequest{}
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoverRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoverRequest) ProtoMessage() {}
+
+func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoverRequest.ProtoReflect.Descriptor instead.
+func (*RecoverRequest) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RecoverRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type RecoverResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Incarnation   string                 `protobuf:"bytes,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoverResponse) Reset() {
+	*x = RecoverResponse{}
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoverResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoverResponse) ProtoMessage() {}
+
+func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoverResponse.ProtoReflect.Descriptor instead.
+func (*RecoverResponse) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *RecoverResponse) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
+	}
+	return ""
+}
+
 type ShowAddressRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
@@ -581,7 +1735,7 @@ type ShowAddressRequest struct {
 
 func (x *ShowAddressRequest) Reset() {
 	*x = ShowAddressRequest{}
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[8]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -593,7 +1747,7 @@ func (x *ShowAddressRequest) String() string {
 func (*ShowAddressRequest) ProtoMessage() {}
 
 func (x *ShowAddressRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[8]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -606,7 +1760,7 @@ func (x *ShowAddressRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowAddressRequest.ProtoReflect.Descriptor instead.
 func (*ShowAddressRequest) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{8}
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ShowAddressRequest) GetAddress() string {
@@ -626,14 +1780,16 @@ type ShowAddressResponse struct {
 	// As of when, for what is known by a node's mirror.
 	AsOf *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=as_of,json=asOf,proto3" json:"as_of,omitempty"`
 	// One sentence for a person.
-	Summary       string `protobuf:"bytes,6,opt,name=summary,proto3" json:"summary,omitempty"`
+	Summary string `protobuf:"bytes,6,opt,name=summary,proto3" json:"summary,omitempty"`
+	// The reservation in force that keeps it, also while somebody holds it still.
+	Reservation   *IPReservation `protobuf:"bytes,7,opt,name=reservation,proto3" json:"reservation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ShowAddressResponse) Reset() {
 	*x = ShowAddressResponse{}
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[9]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -645,7 +1801,7 @@ func (x *ShowAddressResponse) String() string {
 func (*ShowAddressResponse) ProtoMessage() {}
 
 func (x *ShowAddressResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[9]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -658,7 +1814,7 @@ func (x *ShowAddressResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowAddressResponse.ProtoReflect.Descriptor instead.
 func (*ShowAddressResponse) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{9}
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ShowAddressResponse) GetState() string {
@@ -703,6 +1859,181 @@ func (x *ShowAddressResponse) GetSummary() string {
 	return ""
 }
 
+func (x *ShowAddressResponse) GetReservation() *IPReservation {
+	if x != nil {
+		return x.Reservation
+	}
+	return nil
+}
+
+type HistoryRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Either an address, or a Pod's namespace and name.
+	Address   string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Namespace string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Pod       string `protobuf:"bytes,3,opt,name=pod,proto3" json:"pod,omitempty"`
+	// Only what was held at some time from since to until; absent: as far back as the record goes, until now. For one
+	// moment both are the same.
+	Since         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
+	Until         *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=until,proto3" json:"until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HistoryRequest) Reset() {
+	*x = HistoryRequest{}
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HistoryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HistoryRequest) ProtoMessage() {}
+
+func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HistoryRequest.ProtoReflect.Descriptor instead.
+func (*HistoryRequest) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *HistoryRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *HistoryRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *HistoryRequest) GetPod() string {
+	if x != nil {
+		return x.Pod
+	}
+	return ""
+}
+
+func (x *HistoryRequest) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *HistoryRequest) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+type HistoryResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By the time they began, oldest first; at most 1000, the newest.
+	Tenures   []*Tenure `protobuf:"bytes,1,rep,name=tenures,proto3" json:"tenures,omitempty"`
+	Truncated bool      `protobuf:"varint,2,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	// Who held what before this is not known, but for those who hold it still. Absent: no history is kept.
+	ReachesBackTo *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=reaches_back_to,json=reachesBackTo,proto3" json:"reaches_back_to,omitempty"`
+	// As of when, by the nodes' mirrors; absent: the node has not been heard of since this ipamd leads.
+	AsOf *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=as_of,json=asOf,proto3" json:"as_of,omitempty"`
+	// One sentence for a person.
+	Summary string `protobuf:"bytes,5,opt,name=summary,proto3" json:"summary,omitempty"`
+	// What the answer does not know, each one a sentence.
+	Notes         []string `protobuf:"bytes,6,rep,name=notes,proto3" json:"notes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HistoryResponse) Reset() {
+	*x = HistoryResponse{}
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HistoryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HistoryResponse) ProtoMessage() {}
+
+func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HistoryResponse.ProtoReflect.Descriptor instead.
+func (*HistoryResponse) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *HistoryResponse) GetTenures() []*Tenure {
+	if x != nil {
+		return x.Tenures
+	}
+	return nil
+}
+
+func (x *HistoryResponse) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
+}
+
+func (x *HistoryResponse) GetReachesBackTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ReachesBackTo
+	}
+	return nil
+}
+
+func (x *HistoryResponse) GetAsOf() *timestamppb.Timestamp {
+	if x != nil {
+		return x.AsOf
+	}
+	return nil
+}
+
+func (x *HistoryResponse) GetSummary() string {
+	if x != nil {
+		return x.Summary
+	}
+	return ""
+}
+
+func (x *HistoryResponse) GetNotes() []string {
+	if x != nil {
+		return x.Notes
+	}
+	return nil
+}
+
 var File_clearway_v1_resource_service_proto protoreflect.FileDescriptor
 
 const file_clearway_v1_resource_service_proto_rawDesc = "" +
@@ -714,10 +2045,11 @@ const file_clearway_v1_resource_service_proto_rawDesc = "" +
 	"\vrequest_key\x18\x03 \x01(\tR\n" +
 	"requestKey\"C\n" +
 	"\rApplyResponse\x122\n" +
-	"\aresults\x18\x01 \x03(\v2\x18.clearway.v1.ApplyResultR\aresults\"\xdc\x01\n" +
+	"\aresults\x18\x01 \x03(\v2\x18.clearway.v1.ApplyResultR\aresults\"\xf8\x01\n" +
 	"\vApplyResult\x127\n" +
 	"\x06action\x18\x01 \x01(\x0e2\x1f.clearway.v1.ApplyResult.ActionR\x06action\x121\n" +
-	"\bresource\x18\x02 \x01(\v2\x15.clearway.v1.ResourceR\bresource\"a\n" +
+	"\bresource\x18\x02 \x01(\v2\x15.clearway.v1.ResourceR\bresource\x12\x1a\n" +
+	"\bwarnings\x18\x03 \x03(\tR\bwarnings\"a\n" +
 	"\x06Action\x12\x16\n" +
 	"\x12ACTION_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eACTION_CREATED\x10\x01\x12\x15\n" +
@@ -730,15 +2062,17 @@ const file_clearway_v1_resource_service_proto_rawDesc = "" +
 	"\vrequest_key\x18\x04 \x01(\tR\n" +
 	"requestKey\x12\x1f\n" +
 	"\vpowered_off\x18\x05 \x01(\bR\n" +
-	"poweredOff\"\x10\n" +
-	"\x0eDeleteResponse\"\x9e\x01\n" +
+	"poweredOff\"E\n" +
+	"\x0eDeleteResponse\x123\n" +
+	"\tremaining\x18\x01 \x01(\v2\x15.clearway.v1.ResourceR\tremaining\"\xb6\x01\n" +
 	"\vListRequest\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
 	"\x04node\x18\x03 \x01(\tR\x04node\x12\x12\n" +
 	"\x04pool\x18\x04 \x01(\tR\x04pool\x12\x18\n" +
 	"\aaddress\x18\x05 \x01(\tR\aaddress\x12%\n" +
-	"\x0elabel_selector\x18\x06 \x01(\tR\rlabelSelector\"_\n" +
+	"\x0elabel_selector\x18\x06 \x01(\tR\rlabelSelector\x12\x16\n" +
+	"\x06kernel\x18\a \x01(\bR\x06kernel\"_\n" +
 	"\fListResponse\x123\n" +
 	"\tresources\x18\x01 \x03(\v2\x15.clearway.v1.ResourceR\tresources\x12\x1a\n" +
 	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"\x88\x01\n" +
@@ -747,9 +2081,89 @@ const file_clearway_v1_resource_service_proto_rawDesc = "" +
 	"\bresource\x18\x02 \x01(\tR\bresource\x12\x14\n" +
 	"\x05field\x18\x03 \x01(\tR\x05field\x12\x14\n" +
 	"\x05value\x18\x04 \x01(\tR\x05value\x12\x18\n" +
-	"\amessage\x18\x05 \x01(\tR\amessage\".\n" +
+	"\amessage\x18\x05 \x01(\tR\amessage\"\x0f\n" +
+	"\rExportRequest\"\xa5\x01\n" +
+	"\fExportHeader\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x05R\aversion\x12 \n" +
+	"\vincarnation\x18\x02 \x01(\tR\vincarnation\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\x12=\n" +
+	"\fcreated_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\vcreatedTime\"x\n" +
+	"\x0eExportResponse\x121\n" +
+	"\x06header\x18\x01 \x01(\v2\x19.clearway.v1.ExportHeaderR\x06header\x123\n" +
+	"\tresources\x18\x02 \x03(\v2\x15.clearway.v1.ResourceR\tresources\"\x90\x01\n" +
+	"\rImportRequest\x121\n" +
+	"\x06header\x18\x01 \x01(\v2\x19.clearway.v1.ExportHeaderR\x06header\x123\n" +
+	"\tresources\x18\x02 \x03(\v2\x15.clearway.v1.ResourceR\tresources\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\"~\n" +
+	"\x0eImportResponse\x12\x1c\n" +
+	"\tresources\x18\x01 \x01(\x03R\tresources\x12\x14\n" +
+	"\x05nodes\x18\x02 \x01(\x03R\x05nodes\x12\x16\n" +
+	"\x06blocks\x18\x03 \x01(\x03R\x06blocks\x12 \n" +
+	"\vassignments\x18\x04 \x01(\x03R\vassignments\"X\n" +
+	"\x11CheckBooksRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
+	"\x06repair\x18\x02 \x01(\bR\x06repair\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\"\xbb\x01\n" +
+	"\x12CheckBooksResponse\x129\n" +
+	"\vdifferences\x18\x01 \x03(\v2\x17.clearway.v1.DifferenceR\vdifferences\x12\x1a\n" +
+	"\bwarnings\x18\x02 \x03(\tR\bwarnings\x12\x14\n" +
+	"\x05nodes\x18\x03 \x01(\x03R\x05nodes\x12\x16\n" +
+	"\x06blocks\x18\x04 \x01(\x03R\x06blocks\x12 \n" +
+	"\vassignments\x18\x05 \x01(\x03R\vassignments\"\x9e\x01\n" +
+	"\n" +
+	"Difference\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x18\n" +
+	"\asubject\x18\x03 \x01(\tR\asubject\x12\x16\n" +
+	"\x06detail\x18\x04 \x01(\tR\x06detail\x12\x16\n" +
+	"\x06repair\x18\x05 \x01(\tR\x06repair\x12\x1a\n" +
+	"\brepaired\x18\x06 \x01(\bR\brepaired\"?\n" +
+	"\x13VerifyRoutesRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
+	"\x05probe\x18\x02 \x01(\bR\x05probe\"\x80\x02\n" +
+	"\x14VerifyRoutesResponse\x12:\n" +
+	"\n" +
+	"mismatches\x18\x01 \x03(\v2\x1a.clearway.v1.RouteMismatchR\n" +
+	"mismatches\x12\x1a\n" +
+	"\bwarnings\x18\x02 \x03(\tR\bwarnings\x12\x14\n" +
+	"\x05nodes\x18\x03 \x01(\x03R\x05nodes\x12\x16\n" +
+	"\x06routes\x18\x04 \x01(\x03R\x06routes\x12\x16\n" +
+	"\x06blocks\x18\x05 \x01(\x03R\x06blocks\x12\x16\n" +
+	"\x06probed\x18\x06 \x01(\x03R\x06probed\x12\x18\n" +
+	"\areached\x18\a \x01(\x03R\areached\x12\x18\n" +
+	"\aomitted\x18\b \x01(\x03R\aomitted\"k\n" +
+	"\rRouteMismatch\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x16\n" +
+	"\x06prefix\x18\x03 \x01(\tR\x06prefix\x12\x16\n" +
+	"\x06detail\x18\x04 \x01(\tR\x06detail\"\x12\n" +
+	"\x10ShowStoreRequest\"\xd4\x01\n" +
+	"\x11ShowStoreResponse\x12 \n" +
+	"\vincarnation\x18\x01 \x01(\tR\vincarnation\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x16\n" +
+	"\x06leader\x18\x03 \x01(\tR\x06leader\x127\n" +
+	"\brecovery\x18\x04 \x01(\v2\x1b.clearway.v1.RecoveryStatusR\brecovery\x120\n" +
+	"\x06health\x18\x05 \x01(\v2\x18.clearway.v1.StoreHealthR\x06health\"\xd3\x01\n" +
+	"\x0eRecoveryStatus\x12=\n" +
+	"\fstarted_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\vstartedTime\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
+	"\aawaited\x18\x03 \x03(\tR\aawaited\x12\x18\n" +
+	"\arefused\x18\x04 \x03(\tR\arefused\x126\n" +
+	"\bearliest\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bearliest\"\xd0\x01\n" +
+	"\vStoreHealth\x12\x12\n" +
+	"\x04size\x18\x01 \x01(\x03R\x04size\x12\x1e\n" +
+	"\vsize_in_use\x18\x02 \x01(\x03R\tsizeInUse\x12\x14\n" +
+	"\x05quota\x18\x03 \x01(\x03R\x05quota\x12\x16\n" +
+	"\x06faults\x18\x04 \x03(\tR\x06faults\x12+\n" +
+	"\x11members_answering\x18\x05 \x01(\x05R\x10membersAnswering\x12\x18\n" +
+	"\amembers\x18\x06 \x01(\x05R\amembers\x12\x18\n" +
+	"\aversion\x18\a \x01(\tR\aversion\"(\n" +
+	"\x0eRecoverRequest\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"3\n" +
+	"\x0fRecoverResponse\x12 \n" +
+	"\vincarnation\x18\x01 \x01(\tR\vincarnation\".\n" +
 	"\x12ShowAddressRequest\x12\x18\n" +
-	"\aaddress\x18\x01 \x01(\tR\aaddress\"\x82\x02\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\"\xc0\x02\n" +
 	"\x13ShowAddressResponse\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\tR\x05state\x127\n" +
 	"\n" +
@@ -758,13 +2172,35 @@ const file_clearway_v1_resource_service_proto_rawDesc = "" +
 	"\x05block\x18\x03 \x01(\v2\x12.clearway.v1.BlockR\x05block\x12'\n" +
 	"\x04pool\x18\x04 \x01(\v2\x13.clearway.v1.IPPoolR\x04pool\x12/\n" +
 	"\x05as_of\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04asOf\x12\x18\n" +
-	"\asummary\x18\x06 \x01(\tR\asummary2\xd3\x01\n" +
+	"\asummary\x18\x06 \x01(\tR\asummary\x12<\n" +
+	"\vreservation\x18\a \x01(\v2\x1a.clearway.v1.IPReservationR\vreservation\"\xbe\x01\n" +
+	"\x0eHistoryRequest\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x10\n" +
+	"\x03pod\x18\x03 \x01(\tR\x03pod\x120\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
+	"\x05until\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"\x83\x02\n" +
+	"\x0fHistoryResponse\x12-\n" +
+	"\atenures\x18\x01 \x03(\v2\x13.clearway.v1.TenureR\atenures\x12\x1c\n" +
+	"\ttruncated\x18\x02 \x01(\bR\ttruncated\x12B\n" +
+	"\x0freaches_back_to\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\rreachesBackTo\x12/\n" +
+	"\x05as_of\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04asOf\x12\x18\n" +
+	"\asummary\x18\x05 \x01(\tR\asummary\x12\x14\n" +
+	"\x05notes\x18\x06 \x03(\tR\x05notes2\xd3\x01\n" +
 	"\x0fResourceService\x12>\n" +
 	"\x05Apply\x12\x19.clearway.v1.ApplyRequest\x1a\x1a.clearway.v1.ApplyResponse\x12A\n" +
 	"\x06Delete\x12\x1a.clearway.v1.DeleteRequest\x1a\x1b.clearway.v1.DeleteResponse\x12=\n" +
-	"\x04List\x12\x18.clearway.v1.ListRequest\x1a\x19.clearway.v1.ListResponse0\x012_\n" +
+	"\x04List\x12\x18.clearway.v1.ListRequest\x1a\x19.clearway.v1.ListResponse0\x012\xe9\x04\n" +
 	"\vIPAMService\x12P\n" +
-	"\vShowAddress\x12\x1f.clearway.v1.ShowAddressRequest\x1a .clearway.v1.ShowAddressResponseB;Z9github.com/clearway/clearway/proto/clearway/v1;clearwayv1b\x06proto3"
+	"\vShowAddress\x12\x1f.clearway.v1.ShowAddressRequest\x1a .clearway.v1.ShowAddressResponse\x12D\n" +
+	"\aHistory\x12\x1b.clearway.v1.HistoryRequest\x1a\x1c.clearway.v1.HistoryResponse\x12J\n" +
+	"\tShowStore\x12\x1d.clearway.v1.ShowStoreRequest\x1a\x1e.clearway.v1.ShowStoreResponse\x12D\n" +
+	"\aRecover\x12\x1b.clearway.v1.RecoverRequest\x1a\x1c.clearway.v1.RecoverResponse\x12O\n" +
+	"\n" +
+	"CheckBooks\x12\x1e.clearway.v1.CheckBooksRequest\x1a\x1f.clearway.v1.CheckBooksResponse0\x01\x12U\n" +
+	"\fVerifyRoutes\x12 .clearway.v1.VerifyRoutesRequest\x1a!.clearway.v1.VerifyRoutesResponse0\x01\x12C\n" +
+	"\x06Export\x12\x1a.clearway.v1.ExportRequest\x1a\x1b.clearway.v1.ExportResponse0\x01\x12C\n" +
+	"\x06Import\x12\x1a.clearway.v1.ImportRequest\x1a\x1b.clearway.v1.ImportResponse(\x01B;Z9github.com/clearway/clearway/proto/clearway/v1;clearwayv1b\x06proto3"
 
 var (
 	file_clearway_v1_resource_service_proto_rawDescOnce sync.Once
@@ -779,7 +2215,7 @@ func file_clearway_v1_resource_service_proto_rawDescGZIP() []byte {
 }
 
 var file_clearway_v1_resource_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_clearway_v1_resource_service_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_clearway_v1_resource_service_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_clearway_v1_resource_service_proto_goTypes = []any{
 	(ApplyResult_Action)(0),       // 0: clearway.v1.ApplyResult.Action
 	(*ApplyRequest)(nil),          // 1: clearway.v1.ApplyRequest
@@ -790,37 +2226,90 @@ var file_clearway_v1_resource_service_proto_goTypes = []any{
 	(*ListRequest)(nil),           // 6: clearway.v1.ListRequest
 	(*ListResponse)(nil),          // 7: clearway.v1.ListResponse
 	(*FieldViolation)(nil),        // 8: clearway.v1.FieldViolation
-	(*ShowAddressRequest)(nil),    // 9: clearway.v1.ShowAddressRequest
-	(*ShowAddressResponse)(nil),   // 10: clearway.v1.ShowAddressResponse
-	(*Resource)(nil),              // 11: clearway.v1.Resource
-	(*Assignment)(nil),            // 12: clearway.v1.Assignment
-	(*Block)(nil),                 // 13: clearway.v1.Block
-	(*IPPool)(nil),                // 14: clearway.v1.IPPool
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
+	(*ExportRequest)(nil),         // 9: clearway.v1.ExportRequest
+	(*ExportHeader)(nil),          // 10: clearway.v1.ExportHeader
+	(*ExportResponse)(nil),        // 11: clearway.v1.ExportResponse
+	(*ImportRequest)(nil),         // 12: clearway.v1.ImportRequest
+	(*ImportResponse)(nil),        // 13: clearway.v1.ImportResponse
+	(*CheckBooksRequest)(nil),     // 14: clearway.v1.CheckBooksRequest
+	(*CheckBooksResponse)(nil),    // 15: clearway.v1.CheckBooksResponse
+	(*Difference)(nil),            // 16: clearway.v1.Difference
+	(*VerifyRoutesRequest)(nil),   // 17: clearway.v1.VerifyRoutesRequest
+	(*VerifyRoutesResponse)(nil),  // 18: clearway.v1.VerifyRoutesResponse
+	(*RouteMismatch)(nil),         // 19: clearway.v1.RouteMismatch
+	(*ShowStoreRequest)(nil),      // 20: clearway.v1.ShowStoreRequest
+	(*ShowStoreResponse)(nil),     // 21: clearway.v1.ShowStoreResponse
+	(*RecoveryStatus)(nil),        // 22: clearway.v1.RecoveryStatus
+	(*StoreHealth)(nil),           // 23: clearway.v1.StoreHealth
+	(*RecoverRequest)(nil),        // 24: clearway.v1.RecoverRequest
+	(*RecoverResponse)(nil),       // 25: clearway.v1.RecoverResponse
+	(*ShowAddressRequest)(nil),    // 26: clearway.v1.ShowAddressRequest
+	(*ShowAddressResponse)(nil),   // 27: clearway.v1.ShowAddressResponse
+	(*HistoryRequest)(nil),        // 28: clearway.v1.HistoryRequest
+	(*HistoryResponse)(nil),       // 29: clearway.v1.HistoryResponse
+	(*Resource)(nil),              // 30: clearway.v1.Resource
+	(*timestamppb.Timestamp)(nil), // 31: google.protobuf.Timestamp
+	(*Assignment)(nil),            // 32: clearway.v1.Assignment
+	(*Block)(nil),                 // 33: clearway.v1.Block
+	(*IPPool)(nil),                // 34: clearway.v1.IPPool
+	(*IPReservation)(nil),         // 35: clearway.v1.IPReservation
+	(*Tenure)(nil),                // 36: clearway.v1.Tenure
 }
 var file_clearway_v1_resource_service_proto_depIdxs = []int32{
-	11, // 0: clearway.v1.ApplyRequest.resources:type_name -> clearway.v1.Resource
+	30, // 0: clearway.v1.ApplyRequest.resources:type_name -> clearway.v1.Resource
 	3,  // 1: clearway.v1.ApplyResponse.results:type_name -> clearway.v1.ApplyResult
 	0,  // 2: clearway.v1.ApplyResult.action:type_name -> clearway.v1.ApplyResult.Action
-	11, // 3: clearway.v1.ApplyResult.resource:type_name -> clearway.v1.Resource
-	11, // 4: clearway.v1.ListResponse.resources:type_name -> clearway.v1.Resource
-	12, // 5: clearway.v1.ShowAddressResponse.assignment:type_name -> clearway.v1.Assignment
-	13, // 6: clearway.v1.ShowAddressResponse.block:type_name -> clearway.v1.Block
-	14, // 7: clearway.v1.ShowAddressResponse.pool:type_name -> clearway.v1.IPPool
-	15, // 8: clearway.v1.ShowAddressResponse.as_of:type_name -> google.protobuf.Timestamp
-	1,  // 9: clearway.v1.ResourceService.Apply:input_type -> clearway.v1.ApplyRequest
-	4,  // 10: clearway.v1.ResourceService.Delete:input_type -> clearway.v1.DeleteRequest
-	6,  // 11: clearway.v1.ResourceService.List:input_type -> clearway.v1.ListRequest
-	9,  // 12: clearway.v1.IPAMService.ShowAddress:input_type -> clearway.v1.ShowAddressRequest
-	2,  // 13: clearway.v1.ResourceService.Apply:output_type -> clearway.v1.ApplyResponse
-	5,  // 14: clearway.v1.ResourceService.Delete:output_type -> clearway.v1.DeleteResponse
-	7,  // 15: clearway.v1.ResourceService.List:output_type -> clearway.v1.ListResponse
-	10, // 16: clearway.v1.IPAMService.ShowAddress:output_type -> clearway.v1.ShowAddressResponse
-	13, // [13:17] is the sub-list for method output_type
-	9,  // [9:13] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	30, // 3: clearway.v1.ApplyResult.resource:type_name -> clearway.v1.Resource
+	30, // 4: clearway.v1.DeleteResponse.remaining:type_name -> clearway.v1.Resource
+	30, // 5: clearway.v1.ListResponse.resources:type_name -> clearway.v1.Resource
+	31, // 6: clearway.v1.ExportHeader.created_time:type_name -> google.protobuf.Timestamp
+	10, // 7: clearway.v1.ExportResponse.header:type_name -> clearway.v1.ExportHeader
+	30, // 8: clearway.v1.ExportResponse.resources:type_name -> clearway.v1.Resource
+	10, // 9: clearway.v1.ImportRequest.header:type_name -> clearway.v1.ExportHeader
+	30, // 10: clearway.v1.ImportRequest.resources:type_name -> clearway.v1.Resource
+	16, // 11: clearway.v1.CheckBooksResponse.differences:type_name -> clearway.v1.Difference
+	19, // 12: clearway.v1.VerifyRoutesResponse.mismatches:type_name -> clearway.v1.RouteMismatch
+	22, // 13: clearway.v1.ShowStoreResponse.recovery:type_name -> clearway.v1.RecoveryStatus
+	23, // 14: clearway.v1.ShowStoreResponse.health:type_name -> clearway.v1.StoreHealth
+	31, // 15: clearway.v1.RecoveryStatus.started_time:type_name -> google.protobuf.Timestamp
+	31, // 16: clearway.v1.RecoveryStatus.earliest:type_name -> google.protobuf.Timestamp
+	32, // 17: clearway.v1.ShowAddressResponse.assignment:type_name -> clearway.v1.Assignment
+	33, // 18: clearway.v1.ShowAddressResponse.block:type_name -> clearway.v1.Block
+	34, // 19: clearway.v1.ShowAddressResponse.pool:type_name -> clearway.v1.IPPool
+	31, // 20: clearway.v1.ShowAddressResponse.as_of:type_name -> google.protobuf.Timestamp
+	35, // 21: clearway.v1.ShowAddressResponse.reservation:type_name -> clearway.v1.IPReservation
+	31, // 22: clearway.v1.HistoryRequest.since:type_name -> google.protobuf.Timestamp
+	31, // 23: clearway.v1.HistoryRequest.until:type_name -> google.protobuf.Timestamp
+	36, // 24: clearway.v1.HistoryResponse.tenures:type_name -> clearway.v1.Tenure
+	31, // 25: clearway.v1.HistoryResponse.reaches_back_to:type_name -> google.protobuf.Timestamp
+	31, // 26: clearway.v1.HistoryResponse.as_of:type_name -> google.protobuf.Timestamp
+	1,  // 27: clearway.v1.ResourceService.Apply:input_type -> clearway.v1.ApplyRequest
+	4,  // 28: clearway.v1.ResourceService.Delete:input_type -> clearway.v1.DeleteRequest
+	6,  // 29: clearway.v1.ResourceService.List:input_type -> clearway.v1.ListRequest
+	26, // 30: clearway.v1.IPAMService.ShowAddress:input_type -> clearway.v1.ShowAddressRequest
+	28, // 31: clearway.v1.IPAMService.History:input_type -> clearway.v1.HistoryRequest
+	20, // 32: clearway.v1.IPAMService.ShowStore:input_type -> clearway.v1.ShowStoreRequest
+	24, // 33: clearway.v1.IPAMService.Recover:input_type -> clearway.v1.RecoverRequest
+	14, // 34: clearway.v1.IPAMService.CheckBooks:input_type -> clearway.v1.CheckBooksRequest
+	17, // 35: clearway.v1.IPAMService.VerifyRoutes:input_type -> clearway.v1.VerifyRoutesRequest
+	9,  // 36: clearway.v1.IPAMService.Export:input_type -> clearway.v1.ExportRequest
+	12, // 37: clearway.v1.IPAMService.Import:input_type -> clearway.v1.ImportRequest
+	2,  // 38: clearway.v1.ResourceService.Apply:output_type -> clearway.v1.ApplyResponse
+	5,  // 39: clearway.v1.ResourceService.Delete:output_type -> clearway.v1.DeleteResponse
+	7,  // 40: clearway.v1.ResourceService.List:output_type -> clearway.v1.ListResponse
+	27, // 41: clearway.v1.IPAMService.ShowAddress:output_type -> clearway.v1.ShowAddressResponse
+	29, // 42: clearway.v1.IPAMService.History:output_type -> clearway.v1.HistoryResponse
+	21, // 43: clearway.v1.IPAMService.ShowStore:output_type -> clearway.v1.ShowStoreResponse
+	25, // 44: clearway.v1.IPAMService.Recover:output_type -> clearway.v1.RecoverResponse
+	15, // 45: clearway.v1.IPAMService.CheckBooks:output_type -> clearway.v1.CheckBooksResponse
+	18, // 46: clearway.v1.IPAMService.VerifyRoutes:output_type -> clearway.v1.VerifyRoutesResponse
+	11, // 47: clearway.v1.IPAMService.Export:output_type -> clearway.v1.ExportResponse
+	13, // 48: clearway.v1.IPAMService.Import:output_type -> clearway.v1.ImportResponse
+	38, // [38:49] is the sub-list for method output_type
+	27, // [27:38] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_clearway_v1_resource_service_proto_init() }
@@ -835,7 +2324,7 @@ func file_clearway_v1_resource_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_clearway_v1_resource_service_proto_rawDesc), len(file_clearway_v1_resource_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   10,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

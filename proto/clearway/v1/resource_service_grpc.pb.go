@@ -36,7 +36,8 @@ type ResourceServiceClient interface {
 	// Apply creates or changes all the resources, or, when any is refused, none. INVALID_ARGUMENT carries one
 	// FieldViolation for each fault; ABORTED: a stated resourceVersion no longer holds.
 	Apply(ctx context.Context, in *ApplyRequest, opts ...grpc.CallOption) (*ApplyResponse, error)
-	// Delete removes one resource by kind and name. NOT_FOUND: there is none. FAILED_PRECONDITION: it is still in use.
+	// Delete removes one resource by kind and name. NOT_FOUND: there is none. FAILED_PRECONDITION: it is still in use. An
+	// IPPool of which nodes have blocks is drained first, and gone when the last of them is.
 	Delete(ctx context.Context, in *DeleteRequest, opts ...grpc.CallOption) (*DeleteResponse, error)
 	// List streams what matches, in the order of names (addresses for Blocks, Assignments and Routes; time for Events).
 	List(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListResponse], error)
@@ -99,7 +100,8 @@ type ResourceServiceServer interface {
 	// Apply creates or changes all the resources, or, when any is refused, none. INVALID_ARGUMENT carries one
 	// FieldViolation for each fault; ABORTED: a stated resourceVersion no longer holds.
 	Apply(context.Context, *ApplyRequest) (*ApplyResponse, error)
-	// Delete removes one resource by kind and name. NOT_FOUND: there is none. FAILED_PRECONDITION: it is still in use.
+	// Delete removes one resource by kind and name. NOT_FOUND: there is none. FAILED_PRECONDITION: it is still in use. An
+	// IPPool of which nodes have blocks is drained first, and gone when the last of them is.
 	Delete(context.Context, *DeleteRequest) (*DeleteResponse, error)
 	// List streams what matches, in the order of names (addresses for Blocks, Assignments and Routes; time for Events).
 	List(*ListRequest, grpc.ServerStreamingServer[ListResponse]) error
@@ -217,7 +219,14 @@ var ResourceService_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	IPAMService_ShowAddress_FullMethodName = "/clearway.v1.IPAMService/ShowAddress"
+	IPAMService_ShowAddress_FullMethodName  = "/clearway.v1.IPAMService/ShowAddress"
+	IPAMService_History_FullMethodName      = "/clearway.v1.IPAMService/History"
+	IPAMService_ShowStore_FullMethodName    = "/clearway.v1.IPAMService/ShowStore"
+	IPAMService_Recover_FullMethodName      = "/clearway.v1.IPAMService/Recover"
+	IPAMService_CheckBooks_FullMethodName   = "/clearway.v1.IPAMService/CheckBooks"
+	IPAMService_VerifyRoutes_FullMethodName = "/clearway.v1.IPAMService/VerifyRoutes"
+	IPAMService_Export_FullMethodName       = "/clearway.v1.IPAMService/Export"
+	IPAMService_Import_FullMethodName       = "/clearway.v1.IPAMService/Import"
 )
 
 // IPAMServiceClient is the client API for IPAMService service.
@@ -228,6 +237,25 @@ const (
 type IPAMServiceClient interface {
 	// ShowAddress tells who holds an address and what it belongs to.
 	ShowAddress(ctx context.Context, in *ShowAddressRequest, opts ...grpc.CallOption) (*ShowAddressResponse, error)
+	// History tells who held an address, or what a Pod held, and when. INVALID_ARGUMENT: neither is named.
+	History(ctx context.Context, in *HistoryRequest, opts ...grpc.CallOption) (*HistoryResponse, error)
+	// ShowStore tells how the store is: which life it is in, whether it recovers and whom it awaits, and etcd's health.
+	ShowStore(ctx context.Context, in *ShowStoreRequest, opts ...grpc.CallOption) (*ShowStoreResponse, error)
+	// Recover is the operator's word that the store was restored, or is to be made anew: it mints a new incarnation, and
+	// claims wait until every known node has reported its blocks. FAILED_PRECONDITION: it recovers already.
+	Recover(ctx context.Context, in *RecoverRequest, opts ...grpc.CallOption) (*RecoverResponse, error)
+	// CheckBooks compares them: etcd, ipamd's memory, the nodes' journals, their mirror, what nodes advertise and what their
+	// kernels took. Only what differs in two looks is told. With repair it mends what is safe to mend; no address is ever
+	// freed because something is not known. DEADLINE_EXCEEDED: give it more time.
+	CheckBooks(ctx context.Context, in *CheckBooksRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CheckBooksResponse], error)
+	// VerifyRoutes has every node compare its kernel, what its peers tell and the ownership log, and compares what it has of
+	// the log with ours. Only what differs in two looks is told. Nodes that do not answer are warnings.
+	VerifyRoutes(ctx context.Context, in *VerifyRoutesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyRoutesResponse], error)
+	// Export tells all that lasts, as it is at one revision: a header, then resources.
+	Export(ctx context.Context, in *ExportRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportResponse], error)
+	// Import brings an export into a store that was made anew, which then recovers by the nodes' reports: a header, then
+	// resources. FAILED_PRECONDITION: the store has nodes or blocks, so it has moved on. Repeating it is harmless.
+	Import(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImportRequest, ImportResponse], error)
 }
 
 type iPAMServiceClient struct {
@@ -248,6 +276,106 @@ func (c *iPAMServiceClient) ShowAddress(ctx context.Context, in *ShowAddressRequ
 	return out, nil
 }
 
+func (c *iPAMServiceClient) History(ctx context.Context, in *HistoryRequest, opts ...grpc.CallOption) (*HistoryResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HistoryResponse)
+	err := c.cc.Invoke(ctx, IPAMService_History_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *iPAMServiceClient) ShowStore(ctx context.Context, in *ShowStoreRequest, opts ...grpc.CallOption) (*ShowStoreResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ShowStoreResponse)
+	err := c.cc.Invoke(ctx, IPAMService_ShowStore_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *iPAMServiceClient) Recover(ctx context.Context, in *RecoverRequest, opts ...grpc.CallOption) (*RecoverResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RecoverResponse)
+	err := c.cc.Invoke(ctx, IPAMService_Recover_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *iPAMServiceClient) CheckBooks(ctx context.Context, in *CheckBooksRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CheckBooksResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &IPAMService_ServiceDesc.Streams[0], IPAMService_CheckBooks_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[CheckBooksRequest, CheckBooksResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type IPAMService_CheckBooksClient = grpc.ServerStreamingClient[CheckBooksResponse]
+
+func (c *iPAMServiceClient) VerifyRoutes(ctx context.Context, in *VerifyRoutesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyRoutesResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &IPAMService_ServiceDesc.Streams[1], IPAMService_VerifyRoutes_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[VerifyRoutesRequest, VerifyRoutesResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type IPAMService_VerifyRoutesClient = grpc.ServerStreamingClient[VerifyRoutesResponse]
+
+func (c *iPAMServiceClient) Export(ctx context.Context, in *ExportRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &IPAMService_ServiceDesc.Streams[2], IPAMService_Export_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ExportRequest, ExportResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type IPAMService_ExportClient = grpc.ServerStreamingClient[ExportResponse]
+
+func (c *iPAMServiceClient) Import(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImportRequest, ImportResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &IPAMService_ServiceDesc.Streams[3], IPAMService_Import_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ImportRequest, ImportResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type IPAMService_ImportClient = grpc.ClientStreamingClient[ImportRequest, ImportResponse]
+
 // IPAMServiceServer is the server API for IPAMService service.
 // All implementations must embed UnimplementedIPAMServiceServer
 // for forward compatibility.
@@ -256,6 +384,25 @@ func (c *iPAMServiceClient) ShowAddress(ctx context.Context, in *ShowAddressRequ
 type IPAMServiceServer interface {
 	// ShowAddress tells who holds an address and what it belongs to.
 	ShowAddress(context.Context, *ShowAddressRequest) (*ShowAddressResponse, error)
+	// History tells who held an address, or what a Pod held, and when. INVALID_ARGUMENT: neither is named.
+	History(context.Context, *HistoryRequest) (*HistoryResponse, error)
+	// ShowStore tells how the store is: which life it is in, whether it recovers and whom it awaits, and etcd's health.
+	ShowStore(context.Context, *ShowStoreRequest) (*ShowStoreResponse, error)
+	// Recover is the operator's word that the store was restored, or is to be made anew: it mints a new incarnation, and
+	// claims wait until every known node has reported its blocks. FAILED_PRECONDITION: it recovers already.
+	Recover(context.Context, *RecoverRequest) (*RecoverResponse, error)
+	// CheckBooks compares them: etcd, ipamd's memory, the nodes' journals, their mirror, what nodes advertise and what their
+	// kernels took. Only what differs in two looks is told. With repair it mends what is safe to mend; no address is ever
+	// freed because something is not known. DEADLINE_EXCEEDED: give it more time.
+	CheckBooks(*CheckBooksRequest, grpc.ServerStreamingServer[CheckBooksResponse]) error
+	// VerifyRoutes has every node compare its kernel, what its peers tell and the ownership log, and compares what it has of
+	// the log with ours. Only what differs in two looks is told. Nodes that do not answer are warnings.
+	VerifyRoutes(*VerifyRoutesRequest, grpc.ServerStreamingServer[VerifyRoutesResponse]) error
+	// Export tells all that lasts, as it is at one revision: a header, then resources.
+	Export(*ExportRequest, grpc.ServerStreamingServer[ExportResponse]) error
+	// Import brings an export into a store that was made anew, which then recovers by the nodes' reports: a header, then
+	// resources. FAILED_PRECONDITION: the store has nodes or blocks, so it has moved on. Repeating it is harmless.
+	Import(grpc.ClientStreamingServer[ImportRequest, ImportResponse]) error
 	mustEmbedUnimplementedIPAMServiceServer()
 }
 
@@ -268,6 +415,27 @@ type UnimplementedIPAMServiceServer struct{}
 
 func (UnimplementedIPAMServiceServer) ShowAddress(context.Context, *ShowAddressRequest) (*ShowAddressResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ShowAddress not implemented")
+}
+func (UnimplementedIPAMServiceServer) History(context.Context, *HistoryRequest) (*HistoryResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method History not implemented")
+}
+func (UnimplementedIPAMServiceServer) ShowStore(context.Context, *ShowStoreRequest) (*ShowStoreResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ShowStore not implemented")
+}
+func (UnimplementedIPAMServiceServer) Recover(context.Context, *RecoverRequest) (*RecoverResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Recover not implemented")
+}
+func (UnimplementedIPAMServiceServer) CheckBooks(*CheckBooksRequest, grpc.ServerStreamingServer[CheckBooksResponse]) error {
+	return status.Error(codes.Unimplemented, "method CheckBooks not implemented")
+}
+func (UnimplementedIPAMServiceServer) VerifyRoutes(*VerifyRoutesRequest, grpc.ServerStreamingServer[VerifyRoutesResponse]) error {
+	return status.Error(codes.Unimplemented, "method VerifyRoutes not implemented")
+}
+func (UnimplementedIPAMServiceServer) Export(*ExportRequest, grpc.ServerStreamingServer[ExportResponse]) error {
+	return status.Error(codes.Unimplemented, "method Export not implemented")
+}
+func (UnimplementedIPAMServiceServer) Import(grpc.ClientStreamingServer[ImportRequest, ImportResponse]) error {
+	return status.Error(codes.Unimplemented, "method Import not implemented")
 }
 func (UnimplementedIPAMServiceServer) mustEmbedUnimplementedIPAMServiceServer() {}
 func (UnimplementedIPAMServiceServer) testEmbeddedByValue()                     {}
@@ -308,6 +476,100 @@ func _IPAMService_ShowAddress_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _IPAMService_History_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HistoryRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(IPAMServiceServer).History(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: IPAMService_History_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(IPAMServiceServer).History(ctx, req.(*HistoryRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _IPAMService_ShowStore_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ShowStoreRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(IPAMServiceServer).ShowStore(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: IPAMService_ShowStore_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(IPAMServiceServer).ShowStore(ctx, req.(*ShowStoreRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _IPAMService_Recover_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RecoverRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(IPAMServiceServer).Recover(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: IPAMService_Recover_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(IPAMServiceServer).Recover(ctx, req.(*RecoverRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _IPAMService_CheckBooks_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(CheckBooksRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(IPAMServiceServer).CheckBooks(m, &grpc.GenericServerStream[CheckBooksRequest, CheckBooksResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type IPAMService_CheckBooksServer = grpc.ServerStreamingServer[CheckBooksResponse]
+
+func _IPAMService_VerifyRoutes_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(VerifyRoutesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(IPAMServiceServer).VerifyRoutes(m, &grpc.GenericServerStream[VerifyRoutesRequest, VerifyRoutesResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type IPAMService_VerifyRoutesServer = grpc.ServerStreamingServer[VerifyRoutesResponse]
+
+func _IPAMService_Export_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ExportRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(IPAMServiceServer).Export(m, &grpc.GenericServerStream[ExportRequest, ExportResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type IPAMService_ExportServer = grpc.ServerStreamingServer[ExportResponse]
+
+func _IPAMService_Import_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(IPAMServiceServer).Import(&grpc.GenericServerStream[ImportRequest, ImportResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type IPAMService_ImportServer = grpc.ClientStreamingServer[ImportRequest, ImportResponse]
+
 // IPAMService_ServiceDesc is the grpc.ServiceDesc for IPAMService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -319,7 +581,40 @@ var IPAMService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "ShowAddress",
 			Handler:    _IPAMService_ShowAddress_Handler,
 		},
+		{
+			MethodName: "History",
+			Handler:    _IPAMService_History_Handler,
+		},
+		{
+			MethodName: "ShowStore",
+			Handler:    _IPAMService_ShowStore_Handler,
+		},
+		{
+			MethodName: "Recover",
+			Handler:    _IPAMService_Recover_Handler,
+		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "CheckBooks",
+			Handler:       _IPAMService_CheckBooks_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "VerifyRoutes",
+			Handler:       _IPAMService_VerifyRoutes_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Export",
+			Handler:       _IPAMService_Export_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Import",
+			Handler:       _IPAMService_Import_Handler,
+			ClientStreams: true,
+		},
+	},
 	Metadata: "clearway/v1/resource_service.proto",
 }

@@ -99,8 +99,13 @@ type ObjectMeta struct {
 	CreationTimestamp *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=creation_timestamp,json=creationTimestamp,proto3" json:"creation_timestamp,omitempty"`
 	Labels            map[string]string      `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Annotations       map[string]string      `protobuf:"bytes,7,rep,name=annotations,proto3" json:"annotations,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Since when the object is being deleted; it is gone when nothing of it is in use. An object that is applied anew
+	// without it is no longer being deleted.
+	DeletionTimestamp *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=deletion_timestamp,json=deletionTimestamp,proto3" json:"deletion_timestamp,omitempty"`
+	// In Kubernetes: which object of the API server this is a copy of. Absent: it is of ipamd's own.
+	Source        *Source `protobuf:"bytes,9,opt,name=source,proto3" json:"source,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ObjectMeta) Reset() {
@@ -182,6 +187,81 @@ func (x *ObjectMeta) GetAnnotations() map[string]string {
 	return nil
 }
 
+func (x *ObjectMeta) GetDeletionTimestamp() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DeletionTimestamp
+	}
+	return nil
+}
+
+func (x *ObjectMeta) GetSource() *Source {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+// Source is the object that a resource was copied from, as it was when ipamd took it.
+type Source struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Uid             string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	ResourceVersion string                 `protobuf:"bytes,2,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
+	Generation      int64                  `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Source) Reset() {
+	*x = Source{}
+	mi := &file_clearway_v1_resources_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Source) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Source) ProtoMessage() {}
+
+func (x *Source) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resources_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Source.ProtoReflect.Descriptor instead.
+func (*Source) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Source) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *Source) GetResourceVersion() string {
+	if x != nil {
+		return x.ResourceVersion
+	}
+	return ""
+}
+
+func (x *Source) GetGeneration() int64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
 // A standard Kubernetes label selector. Absent and empty both select everything.
 type LabelSelector struct {
 	state            protoimpl.MessageState      `protogen:"open.v1"`
@@ -193,7 +273,7 @@ type LabelSelector struct {
 
 func (x *LabelSelector) Reset() {
 	*x = LabelSelector{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[1]
+	mi := &file_clearway_v1_resources_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -205,7 +285,7 @@ func (x *LabelSelector) String() string {
 func (*LabelSelector) ProtoMessage() {}
 
 func (x *LabelSelector) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[1]
+	mi := &file_clearway_v1_resources_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -218,7 +298,7 @@ func (x *LabelSelector) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LabelSelector.ProtoReflect.Descriptor instead.
 func (*LabelSelector) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{1}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *LabelSelector) GetMatchLabels() map[string]string {
@@ -247,7 +327,7 @@ type LabelSelectorRequirement struct {
 
 func (x *LabelSelectorRequirement) Reset() {
 	*x = LabelSelectorRequirement{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[2]
+	mi := &file_clearway_v1_resources_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -259,7 +339,7 @@ func (x *LabelSelectorRequirement) String() string {
 func (*LabelSelectorRequirement) ProtoMessage() {}
 
 func (x *LabelSelectorRequirement) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[2]
+	mi := &file_clearway_v1_resources_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -272,7 +352,7 @@ func (x *LabelSelectorRequirement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LabelSelectorRequirement.ProtoReflect.Descriptor instead.
 func (*LabelSelectorRequirement) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{2}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *LabelSelectorRequirement) GetKey() string {
@@ -312,7 +392,7 @@ type Condition struct {
 
 func (x *Condition) Reset() {
 	*x = Condition{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[3]
+	mi := &file_clearway_v1_resources_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -324,7 +404,7 @@ func (x *Condition) String() string {
 func (*Condition) ProtoMessage() {}
 
 func (x *Condition) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[3]
+	mi := &file_clearway_v1_resources_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -337,7 +417,7 @@ func (x *Condition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Condition.ProtoReflect.Descriptor instead.
 func (*Condition) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{3}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Condition) GetType() string {
@@ -385,14 +465,16 @@ func (x *Condition) GetObservedGeneration() int64 {
 // NoStatus is the status of a kind of which there is nothing to tell beside its spec. It is there so that every resource
 // has the same parts.
 type NoStatus struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In Kubernetes, whether ipamd has taken what the API server has: Accepted, and why not.
+	Conditions    []*Condition `protobuf:"bytes,1,rep,name=conditions,proto3" json:"conditions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NoStatus) Reset() {
 	*x = NoStatus{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[4]
+	mi := &file_clearway_v1_resources_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -404,7 +486,7 @@ func (x *NoStatus) String() string {
 func (*NoStatus) ProtoMessage() {}
 
 func (x *NoStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[4]
+	mi := &file_clearway_v1_resources_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -417,7 +499,14 @@ func (x *NoStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoStatus.ProtoReflect.Descriptor instead.
 func (*NoStatus) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{4}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *NoStatus) GetConditions() []*Condition {
+	if x != nil {
+		return x.Conditions
+	}
+	return nil
 }
 
 // IPPool is a CIDR and its rules.
@@ -434,7 +523,7 @@ type IPPool struct {
 
 func (x *IPPool) Reset() {
 	*x = IPPool{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[5]
+	mi := &file_clearway_v1_resources_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -446,7 +535,7 @@ func (x *IPPool) String() string {
 func (*IPPool) ProtoMessage() {}
 
 func (x *IPPool) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[5]
+	mi := &file_clearway_v1_resources_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -459,7 +548,7 @@ func (x *IPPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IPPool.ProtoReflect.Descriptor instead.
 func (*IPPool) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{5}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *IPPool) GetApiVersion() string {
@@ -499,11 +588,11 @@ func (x *IPPool) GetStatus() *IPPoolStatus {
 
 type IPPoolSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The pool's prefix, host bits zero. No two pools overlap.
+	// The pool's prefix, host bits zero. No two pools overlap. It may grow, and shrink by what no node has a block of.
 	Cidr string `protobuf:"bytes,1,opt,name=cidr,proto3" json:"cidr,omitempty"`
 	// Block (default), Floating or LoadBalancer.
 	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
-	// Prefix length of the blocks nodes get: 20-32 (default 26) for IPv4, 112-128 (default 122) for IPv6.
+	// Prefix length of the blocks nodes get: 16-32 (default 26) for IPv4, 112-128 (default 122) for IPv6.
 	BlockSize int32 `protobuf:"varint,3,opt,name=block_size,json=blockSize,proto3" json:"block_size,omitempty"`
 	// Prefix length of the smallest block handed out under shortage: blockSize to 32 or 128; default blockSize.
 	MinBlockSize int32 `protobuf:"varint,4,opt,name=min_block_size,json=minBlockSize,proto3" json:"min_block_size,omitempty"`
@@ -514,15 +603,41 @@ type IPPoolSpec struct {
 	// Pools of higher priority are tried first. Default 0; equal ones in order of name.
 	Priority int32 `protobuf:"varint,7,opt,name=priority,proto3" json:"priority,omitempty"`
 	// The address every Pod of this pool sees as its gateway: the same on every node, never advertised, never given out.
-	// Default: the pool's first address after the network's own.
-	Gateway       string `protobuf:"bytes,8,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	// Default: the one it has while nodes have blocks of the pool, else the pool's first address after the network's own.
+	// A Rigid pool has none: each block has its own.
+	Gateway string `protobuf:"bytes,8,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	// Namespaces and Pods that may draw from this pool. What is not known of a Pod where it is judged selects nothing;
+	// kubernetes.io/metadata.name, the namespace's name, is known of every Pod of Kubernetes.
+	NamespaceSelector *LabelSelector `protobuf:"bytes,9,opt,name=namespace_selector,json=namespaceSelector,proto3" json:"namespace_selector,omitempty"`
+	PodSelector       *LabelSelector `protobuf:"bytes,10,opt,name=pod_selector,json=podSelector,proto3" json:"pod_selector,omitempty"`
+	// Of a Block pool: Elastic (default), or Rigid for the bridge plugin: each block is a subnet of its own with its
+	// first host address as gateway, is never split, and a node has one of them.
+	Layout string `protobuf:"bytes,11,opt,name=layout,proto3" json:"layout,omitempty"`
+	// A pool that is drained gives no new blocks and no new addresses, and nodes give its blocks back as they empty. What
+	// is held stays held.
+	Drain bool `protobuf:"varint,12,opt,name=drain,proto3" json:"drain,omitempty"`
+	// Who asks for this pool by name while it is drained gets addresses of that one, of the same family.
+	DrainTo string `protobuf:"bytes,13,opt,name=drain_to,json=drainTo,proto3" json:"drain_to,omitempty"`
+	// Parts of a pool that are drained, as a whole one is by drain. When they are empty the cidr can be made smaller.
+	DrainCidrs []string `protobuf:"bytes,14,rep,name=drain_cidrs,json=drainCIDRs,proto3" json:"drain_cidrs,omitempty"`
+	// How many of the pool's first and last addresses are given to nobody. Default 1 and, for IPv4, 1 (network and
+	// broadcast address), of a LoadBalancer pool 0. 0 to 65536.
+	ReservedFirst *int32 `protobuf:"varint,15,opt,name=reserved_first,json=reservedFirst,proto3,oneof" json:"reserved_first,omitempty"`
+	ReservedLast  *int32 `protobuf:"varint,16,opt,name=reserved_last,json=reservedLast,proto3,oneof" json:"reserved_last,omitempty"`
+	// Addresses that end in .0 or .255 are given to nobody, for equipment that takes them for those of a network.
+	AvoidBuggyIps bool `protobuf:"varint,17,opt,name=avoid_buggy_ips,json=avoidBuggyIPs,proto3" json:"avoid_buggy_ips,omitempty"`
+	// Communities that what is advertised of the pool carries, standard or large, before export filters; at most 32.
+	Communities []string `protobuf:"bytes,40,rep,name=communities,proto3" json:"communities,omitempty"`
+	// Of a Floating pool: for how long an address that was given up is kept for its owner, and given to nobody else. Default
+	// 1h, 0s to 8760h; it rests for the cooldown in any case.
+	StickyTime    string `protobuf:"bytes,18,opt,name=sticky_time,json=stickyTime,proto3" json:"sticky_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *IPPoolSpec) Reset() {
 	*x = IPPoolSpec{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[6]
+	mi := &file_clearway_v1_resources_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -534,7 +649,7 @@ func (x *IPPoolSpec) String() string {
 func (*IPPoolSpec) ProtoMessage() {}
 
 func (x *IPPoolSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[6]
+	mi := &file_clearway_v1_resources_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -547,7 +662,7 @@ func (x *IPPoolSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IPPoolSpec.ProtoReflect.Descriptor instead.
 func (*IPPoolSpec) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{6}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *IPPoolSpec) GetCidr() string {
@@ -606,6 +721,83 @@ func (x *IPPoolSpec) GetGateway() string {
 	return ""
 }
 
+func (x *IPPoolSpec) GetNamespaceSelector() *LabelSelector {
+	if x != nil {
+		return x.NamespaceSelector
+	}
+	return nil
+}
+
+func (x *IPPoolSpec) GetPodSelector() *LabelSelector {
+	if x != nil {
+		return x.PodSelector
+	}
+	return nil
+}
+
+func (x *IPPoolSpec) GetLayout() string {
+	if x != nil {
+		return x.Layout
+	}
+	return ""
+}
+
+func (x *IPPoolSpec) GetDrain() bool {
+	if x != nil {
+		return x.Drain
+	}
+	return false
+}
+
+func (x *IPPoolSpec) GetDrainTo() string {
+	if x != nil {
+		return x.DrainTo
+	}
+	return ""
+}
+
+func (x *IPPoolSpec) GetDrainCidrs() []string {
+	if x != nil {
+		return x.DrainCidrs
+	}
+	return nil
+}
+
+func (x *IPPoolSpec) GetReservedFirst() int32 {
+	if x != nil && x.ReservedFirst != nil {
+		return *x.ReservedFirst
+	}
+	return 0
+}
+
+func (x *IPPoolSpec) GetReservedLast() int32 {
+	if x != nil && x.ReservedLast != nil {
+		return *x.ReservedLast
+	}
+	return 0
+}
+
+func (x *IPPoolSpec) GetAvoidBuggyIps() bool {
+	if x != nil {
+		return x.AvoidBuggyIps
+	}
+	return false
+}
+
+func (x *IPPoolSpec) GetCommunities() []string {
+	if x != nil {
+		return x.Communities
+	}
+	return nil
+}
+
+func (x *IPPoolSpec) GetStickyTime() string {
+	if x != nil {
+		return x.StickyTime
+	}
+	return ""
+}
+
 type IPPoolStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Active, Disabled or Draining.
@@ -617,13 +809,29 @@ type IPPoolStatus struct {
 	BlockAddresses int64        `protobuf:"varint,4,opt,name=block_addresses,json=blockAddresses,proto3" json:"block_addresses,omitempty"`
 	Assigned       int64        `protobuf:"varint,5,opt,name=assigned,proto3" json:"assigned,omitempty"`
 	Conditions     []*Condition `protobuf:"bytes,6,rep,name=conditions,proto3" json:"conditions,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// What the pool's prefix and gateway were while its nodes had blocks that they have still: Pods may go by them, so
+	// that first and last address of these, and the gateways, are given to nobody.
+	FormerCidrs    []string `protobuf:"bytes,7,rep,name=former_cidrs,json=formerCIDRs,proto3" json:"former_cidrs,omitempty"`
+	FormerGateways []string `protobuf:"bytes,8,rep,name=former_gateways,json=formerGateways,proto3" json:"former_gateways,omitempty"`
+	// Addresses, each capped at 2^63-1: in no block and to be had; in no block, and in pieces too small for one; in blocks
+	// that rest, or are being withdrawn; in blocks of nodes that are gone.
+	FreeAddresses        int64 `protobuf:"varint,9,opt,name=free_addresses,json=freeAddresses,proto3" json:"free_addresses,omitempty"`
+	StrandedAddresses    int64 `protobuf:"varint,10,opt,name=stranded_addresses,json=strandedAddresses,proto3" json:"stranded_addresses,omitempty"`
+	CoolingAddresses     int64 `protobuf:"varint,11,opt,name=cooling_addresses,json=coolingAddresses,proto3" json:"cooling_addresses,omitempty"`
+	WithdrawingAddresses int64 `protobuf:"varint,12,opt,name=withdrawing_addresses,json=withdrawingAddresses,proto3" json:"withdrawing_addresses,omitempty"`
+	OrphanedAddresses    int64 `protobuf:"varint,13,opt,name=orphaned_addresses,json=orphanedAddresses,proto3" json:"orphaned_addresses,omitempty"`
+	// In free blocks and free parts of blocks that could be called back from nodes whose agent is connected, each node's
+	// as if it were the first that is asked.
+	CallableAddresses int64 `protobuf:"varint,14,opt,name=callable_addresses,json=callableAddresses,proto3" json:"callable_addresses,omitempty"`
+	// Addresses that nobody holds: of blocks that are owned, and of what is in no block. Capped at 2^63-1.
+	Available     int64 `protobuf:"varint,20,opt,name=available,proto3" json:"available,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *IPPoolStatus) Reset() {
 	*x = IPPoolStatus{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[7]
+	mi := &file_clearway_v1_resources_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -635,7 +843,7 @@ func (x *IPPoolStatus) String() string {
 func (*IPPoolStatus) ProtoMessage() {}
 
 func (x *IPPoolStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[7]
+	mi := &file_clearway_v1_resources_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -648,7 +856,7 @@ func (x *IPPoolStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IPPoolStatus.ProtoReflect.Descriptor instead.
 func (*IPPoolStatus) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{7}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *IPPoolStatus) GetPhase() string {
@@ -693,6 +901,69 @@ func (x *IPPoolStatus) GetConditions() []*Condition {
 	return nil
 }
 
+func (x *IPPoolStatus) GetFormerCidrs() []string {
+	if x != nil {
+		return x.FormerCidrs
+	}
+	return nil
+}
+
+func (x *IPPoolStatus) GetFormerGateways() []string {
+	if x != nil {
+		return x.FormerGateways
+	}
+	return nil
+}
+
+func (x *IPPoolStatus) GetFreeAddresses() int64 {
+	if x != nil {
+		return x.FreeAddresses
+	}
+	return 0
+}
+
+func (x *IPPoolStatus) GetStrandedAddresses() int64 {
+	if x != nil {
+		return x.StrandedAddresses
+	}
+	return 0
+}
+
+func (x *IPPoolStatus) GetCoolingAddresses() int64 {
+	if x != nil {
+		return x.CoolingAddresses
+	}
+	return 0
+}
+
+func (x *IPPoolStatus) GetWithdrawingAddresses() int64 {
+	if x != nil {
+		return x.WithdrawingAddresses
+	}
+	return 0
+}
+
+func (x *IPPoolStatus) GetOrphanedAddresses() int64 {
+	if x != nil {
+		return x.OrphanedAddresses
+	}
+	return 0
+}
+
+func (x *IPPoolStatus) GetCallableAddresses() int64 {
+	if x != nil {
+		return x.CallableAddresses
+	}
+	return 0
+}
+
+func (x *IPPoolStatus) GetAvailable() int64 {
+	if x != nil {
+		return x.Available
+	}
+	return 0
+}
+
 // IPReservation keeps addresses from being given out.
 type IPReservation struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -700,14 +971,14 @@ type IPReservation struct {
 	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
 	Metadata      *ObjectMeta            `protobuf:"bytes,3,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	Spec          *IPReservationSpec     `protobuf:"bytes,4,opt,name=spec,proto3" json:"spec,omitempty"`
-	Status        *NoStatus              `protobuf:"bytes,5,opt,name=status,proto3" json:"status,omitempty"`
+	Status        *IPReservationStatus   `protobuf:"bytes,5,opt,name=status,proto3" json:"status,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *IPReservation) Reset() {
 	*x = IPReservation{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[8]
+	mi := &file_clearway_v1_resources_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -719,7 +990,7 @@ func (x *IPReservation) String() string {
 func (*IPReservation) ProtoMessage() {}
 
 func (x *IPReservation) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[8]
+	mi := &file_clearway_v1_resources_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -732,7 +1003,7 @@ func (x *IPReservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IPReservation.ProtoReflect.Descriptor instead.
 func (*IPReservation) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{8}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *IPReservation) GetApiVersion() string {
@@ -763,7 +1034,7 @@ func (x *IPReservation) GetSpec() *IPReservationSpec {
 	return nil
 }
 
-func (x *IPReservation) GetStatus() *NoStatus {
+func (x *IPReservation) GetStatus() *IPReservationStatus {
 	if x != nil {
 		return x.Status
 	}
@@ -775,14 +1046,16 @@ type IPReservationSpec struct {
 	// Prefixes, single addresses, or ranges ("192.0.2.10-192.0.2.20").
 	Cidrs []string `protobuf:"bytes,1,rep,name=cidrs,proto3" json:"cidrs,omitempty"`
 	// Why, for whoever asks later.
-	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Until when, as RFC 3339 writes it; afterwards it has no effect. Default: for ever.
+	Until         string `protobuf:"bytes,3,opt,name=until,proto3" json:"until,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *IPReservationSpec) Reset() {
 	*x = IPReservationSpec{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[9]
+	mi := &file_clearway_v1_resources_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -794,7 +1067,7 @@ func (x *IPReservationSpec) String() string {
 func (*IPReservationSpec) ProtoMessage() {}
 
 func (x *IPReservationSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[9]
+	mi := &file_clearway_v1_resources_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -807,7 +1080,7 @@ func (x *IPReservationSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IPReservationSpec.ProtoReflect.Descriptor instead.
 func (*IPReservationSpec) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{9}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *IPReservationSpec) GetCidrs() []string {
@@ -824,6 +1097,418 @@ func (x *IPReservationSpec) GetReason() string {
 	return ""
 }
 
+func (x *IPReservationSpec) GetUntil() string {
+	if x != nil {
+		return x.Until
+	}
+	return ""
+}
+
+type IPReservationStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Active, or Expired: its until is over.
+	Phase string `protobuf:"bytes,1,opt,name=phase,proto3" json:"phase,omitempty"`
+	// Addresses of it that somebody holds from before, by the nodes' mirrors.
+	Assigned      int64        `protobuf:"varint,2,opt,name=assigned,proto3" json:"assigned,omitempty"`
+	Conditions    []*Condition `protobuf:"bytes,3,rep,name=conditions,proto3" json:"conditions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IPReservationStatus) Reset() {
+	*x = IPReservationStatus{}
+	mi := &file_clearway_v1_resources_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IPReservationStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IPReservationStatus) ProtoMessage() {}
+
+func (x *IPReservationStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resources_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IPReservationStatus.ProtoReflect.Descriptor instead.
+func (*IPReservationStatus) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *IPReservationStatus) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *IPReservationStatus) GetAssigned() int64 {
+	if x != nil {
+		return x.Assigned
+	}
+	return 0
+}
+
+func (x *IPReservationStatus) GetConditions() []*Condition {
+	if x != nil {
+		return x.Conditions
+	}
+	return nil
+}
+
+// IPQuota bounds how many addresses Pods have, or how many blocks nodes have.
+type IPQuota struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ApiVersion    string                 `protobuf:"bytes,1,opt,name=api_version,json=apiVersion,proto3" json:"api_version,omitempty"`
+	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	Metadata      *ObjectMeta            `protobuf:"bytes,3,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	Spec          *IPQuotaSpec           `protobuf:"bytes,4,opt,name=spec,proto3" json:"spec,omitempty"`
+	Status        *IPQuotaStatus         `protobuf:"bytes,5,opt,name=status,proto3" json:"status,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IPQuota) Reset() {
+	*x = IPQuota{}
+	mi := &file_clearway_v1_resources_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IPQuota) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IPQuota) ProtoMessage() {}
+
+func (x *IPQuota) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resources_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IPQuota.ProtoReflect.Descriptor instead.
+func (*IPQuota) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *IPQuota) GetApiVersion() string {
+	if x != nil {
+		return x.ApiVersion
+	}
+	return ""
+}
+
+func (x *IPQuota) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *IPQuota) GetMetadata() *ObjectMeta {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *IPQuota) GetSpec() *IPQuotaSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *IPQuota) GetStatus() *IPQuotaStatus {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
+type IPQuotaSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whose addresses count: those of Pods that both selectors take. What is not known of a Pod where it is judged takes it:
+	// nobody gets out of a quota by withholding a label. Absent: every Pod.
+	NamespaceSelector *LabelSelector `protobuf:"bytes,1,opt,name=namespace_selector,json=namespaceSelector,proto3" json:"namespace_selector,omitempty"`
+	PodSelector       *LabelSelector `protobuf:"bytes,2,opt,name=pod_selector,json=podSelector,proto3" json:"pod_selector,omitempty"`
+	// Only addresses and blocks of these pools count. Empty: of all pools.
+	Pools []string `protobuf:"bytes,3,rep,name=pools,proto3" json:"pools,omitempty"`
+	// How many addresses those Pods have at most, together, in the whole cluster: 0 to 2^40. Absent: any number.
+	Addresses *int64 `protobuf:"varint,4,opt,name=addresses,proto3,oneof" json:"addresses,omitempty"`
+	// How many blocks the nodes that node_selector takes have at most, together: 0 to 2^40. Absent: any number. Addresses of
+	// Floating pools are no blocks here.
+	Blocks        *int64         `protobuf:"varint,5,opt,name=blocks,proto3,oneof" json:"blocks,omitempty"`
+	NodeSelector  *LabelSelector `protobuf:"bytes,6,opt,name=node_selector,json=nodeSelector,proto3" json:"node_selector,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IPQuotaSpec) Reset() {
+	*x = IPQuotaSpec{}
+	mi := &file_clearway_v1_resources_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IPQuotaSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IPQuotaSpec) ProtoMessage() {}
+
+func (x *IPQuotaSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resources_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IPQuotaSpec.ProtoReflect.Descriptor instead.
+func (*IPQuotaSpec) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *IPQuotaSpec) GetNamespaceSelector() *LabelSelector {
+	if x != nil {
+		return x.NamespaceSelector
+	}
+	return nil
+}
+
+func (x *IPQuotaSpec) GetPodSelector() *LabelSelector {
+	if x != nil {
+		return x.PodSelector
+	}
+	return nil
+}
+
+func (x *IPQuotaSpec) GetPools() []string {
+	if x != nil {
+		return x.Pools
+	}
+	return nil
+}
+
+func (x *IPQuotaSpec) GetAddresses() int64 {
+	if x != nil && x.Addresses != nil {
+		return *x.Addresses
+	}
+	return 0
+}
+
+func (x *IPQuotaSpec) GetBlocks() int64 {
+	if x != nil && x.Blocks != nil {
+		return *x.Blocks
+	}
+	return 0
+}
+
+func (x *IPQuotaSpec) GetNodeSelector() *LabelSelector {
+	if x != nil {
+		return x.NodeSelector
+	}
+	return nil
+}
+
+type IPQuotaStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Addresses that nodes may give without asking, and those of them that they had given when they asked last.
+	Delegated int64 `protobuf:"varint,1,opt,name=delegated,proto3" json:"delegated,omitempty"`
+	Used      int64 `protobuf:"varint,2,opt,name=used,proto3" json:"used,omitempty"`
+	// Blocks that count.
+	Blocks int64 `protobuf:"varint,3,opt,name=blocks,proto3" json:"blocks,omitempty"`
+	// By node.
+	Allowances    []*QuotaAllowance `protobuf:"bytes,4,rep,name=allowances,proto3" json:"allowances,omitempty"`
+	Conditions    []*Condition      `protobuf:"bytes,5,rep,name=conditions,proto3" json:"conditions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IPQuotaStatus) Reset() {
+	*x = IPQuotaStatus{}
+	mi := &file_clearway_v1_resources_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IPQuotaStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IPQuotaStatus) ProtoMessage() {}
+
+func (x *IPQuotaStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resources_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IPQuotaStatus.ProtoReflect.Descriptor instead.
+func (*IPQuotaStatus) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *IPQuotaStatus) GetDelegated() int64 {
+	if x != nil {
+		return x.Delegated
+	}
+	return 0
+}
+
+func (x *IPQuotaStatus) GetUsed() int64 {
+	if x != nil {
+		return x.Used
+	}
+	return 0
+}
+
+func (x *IPQuotaStatus) GetBlocks() int64 {
+	if x != nil {
+		return x.Blocks
+	}
+	return 0
+}
+
+func (x *IPQuotaStatus) GetAllowances() []*QuotaAllowance {
+	if x != nil {
+		return x.Allowances
+	}
+	return nil
+}
+
+func (x *IPQuotaStatus) GetConditions() []*Condition {
+	if x != nil {
+		return x.Conditions
+	}
+	return nil
+}
+
+// QuotaAllowance is how many of a quota's addresses one node may give.
+type QuotaAllowance struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Quota string                 `protobuf:"bytes,1,opt,name=quota,proto3" json:"quota,omitempty"`
+	// A quota that was made anew under the same name is another one.
+	QuotaUid string `protobuf:"bytes,2,opt,name=quota_uid,json=quotaUID,proto3" json:"quota_uid,omitempty"`
+	Node     string `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	Amount   int64  `protobuf:"varint,4,opt,name=amount,proto3" json:"amount,omitempty"`
+	// Of them given, when the node asked last.
+	Used int64 `protobuf:"varint,5,opt,name=used,proto3" json:"used,omitempty"`
+	// The store's revision that it was written at.
+	Generation int64 `protobuf:"varint,6,opt,name=generation,proto3" json:"generation,omitempty"`
+	// Another node's Pod waits: what is not used is to be given back. Told to the node, and not kept.
+	GiveBack      bool `protobuf:"varint,7,opt,name=give_back,json=giveBack,proto3" json:"give_back,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QuotaAllowance) Reset() {
+	*x = QuotaAllowance{}
+	mi := &file_clearway_v1_resources_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QuotaAllowance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QuotaAllowance) ProtoMessage() {}
+
+func (x *QuotaAllowance) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resources_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QuotaAllowance.ProtoReflect.Descriptor instead.
+func (*QuotaAllowance) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *QuotaAllowance) GetQuota() string {
+	if x != nil {
+		return x.Quota
+	}
+	return ""
+}
+
+func (x *QuotaAllowance) GetQuotaUid() string {
+	if x != nil {
+		return x.QuotaUid
+	}
+	return ""
+}
+
+func (x *QuotaAllowance) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *QuotaAllowance) GetAmount() int64 {
+	if x != nil {
+		return x.Amount
+	}
+	return 0
+}
+
+func (x *QuotaAllowance) GetUsed() int64 {
+	if x != nil {
+		return x.Used
+	}
+	return 0
+}
+
+func (x *QuotaAllowance) GetGeneration() int64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *QuotaAllowance) GetGiveBack() bool {
+	if x != nil {
+		return x.GiveBack
+	}
+	return false
+}
+
 // IPAMConfiguration tunes address management; the one in force is named "default".
 type IPAMConfiguration struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -838,7 +1523,7 @@ type IPAMConfiguration struct {
 
 func (x *IPAMConfiguration) Reset() {
 	*x = IPAMConfiguration{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[10]
+	mi := &file_clearway_v1_resources_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -850,7 +1535,7 @@ func (x *IPAMConfiguration) String() string {
 func (*IPAMConfiguration) ProtoMessage() {}
 
 func (x *IPAMConfiguration) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[10]
+	mi := &file_clearway_v1_resources_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -863,7 +1548,7 @@ func (x *IPAMConfiguration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IPAMConfiguration.ProtoReflect.Descriptor instead.
 func (*IPAMConfiguration) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{10}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *IPAMConfiguration) GetApiVersion() string {
@@ -910,13 +1595,31 @@ type IPAMConfigurationSpec struct {
 	LowWater *int32 `protobuf:"varint,2,opt,name=low_water,json=lowWater,proto3,oneof" json:"low_water,omitempty"`
 	// Whether a freed block is given back when a whole further block stays free this long. Default 10m; "0s" never.
 	BlockIdleTime string `protobuf:"bytes,3,opt,name=block_idle_time,json=blockIdleTime,proto3" json:"block_idle_time,omitempty"`
+	// For how long, in at least two looks, an attachment must be seen to have gone (its network namespace, its addresses
+	// in any other one, the host's routes to them) before its agent frees what it holds without a DEL. Default 5m, up to
+	// 24h; "0s" never.
+	LeakGrace string `protobuf:"bytes,4,opt,name=leak_grace,json=leakGrace,proto3" json:"leak_grace,omitempty"`
+	// Whether CNI's STATUS fails on a node that has had no address to give for half a minute. A runtime makes such a node
+	// NotReady, and its Pods may be evicted. Default false: an ADD tells that there is none.
+	StatusFailsWhenFull bool `protobuf:"varint,5,opt,name=status_fails_when_full,json=statusFailsWhenFull,proto3" json:"status_fails_when_full,omitempty"`
+	// For how long no agent and no peer of one must have held an orphaned block's prefix for the block to be given on.
+	// Every registered node must be ready, with all its BGP sessions established, to tell. Default 1h, 10s to 720h; "0s" never.
+	OrphanGrace string `protobuf:"bytes,6,opt,name=orphan_grace,json=orphanGrace,proto3" json:"orphan_grace,omitempty"`
+	// How long claims wait at least after the store was restored, for nodes that it does not know. Default 30s: agents
+	// try a lost ipamd again within 23 s. 0s to 1h.
+	RecoveryWait string `protobuf:"bytes,7,opt,name=recovery_wait,json=recoveryWait,proto3" json:"recovery_wait,omitempty"`
+	// How long it is kept who held which address. Default 168h, 1h to 8760h; "0s": no history is kept.
+	HistoryRetention string `protobuf:"bytes,8,opt,name=history_retention,json=historyRetention,proto3" json:"history_retention,omitempty"`
+	// The most that the history may take of the store, in bytes, as a Kubernetes quantity. Default 256Mi, 1Mi to 4Gi. The
+	// oldest goes first.
+	HistoryQuota  string `protobuf:"bytes,9,opt,name=history_quota,json=historyQuota,proto3" json:"history_quota,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *IPAMConfigurationSpec) Reset() {
 	*x = IPAMConfigurationSpec{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[11]
+	mi := &file_clearway_v1_resources_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -928,7 +1631,7 @@ func (x *IPAMConfigurationSpec) String() string {
 func (*IPAMConfigurationSpec) ProtoMessage() {}
 
 func (x *IPAMConfigurationSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[11]
+	mi := &file_clearway_v1_resources_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -941,7 +1644,7 @@ func (x *IPAMConfigurationSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IPAMConfigurationSpec.ProtoReflect.Descriptor instead.
 func (*IPAMConfigurationSpec) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{11}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *IPAMConfigurationSpec) GetCooldown() string {
@@ -965,6 +1668,48 @@ func (x *IPAMConfigurationSpec) GetBlockIdleTime() string {
 	return ""
 }
 
+func (x *IPAMConfigurationSpec) GetLeakGrace() string {
+	if x != nil {
+		return x.LeakGrace
+	}
+	return ""
+}
+
+func (x *IPAMConfigurationSpec) GetStatusFailsWhenFull() bool {
+	if x != nil {
+		return x.StatusFailsWhenFull
+	}
+	return false
+}
+
+func (x *IPAMConfigurationSpec) GetOrphanGrace() string {
+	if x != nil {
+		return x.OrphanGrace
+	}
+	return ""
+}
+
+func (x *IPAMConfigurationSpec) GetRecoveryWait() string {
+	if x != nil {
+		return x.RecoveryWait
+	}
+	return ""
+}
+
+func (x *IPAMConfigurationSpec) GetHistoryRetention() string {
+	if x != nil {
+		return x.HistoryRetention
+	}
+	return ""
+}
+
+func (x *IPAMConfigurationSpec) GetHistoryQuota() string {
+	if x != nil {
+		return x.HistoryQuota
+	}
+	return ""
+}
+
 // BGPConfiguration holds the cluster's BGP defaults; the one in force is named "default".
 type BGPConfiguration struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -979,7 +1724,7 @@ type BGPConfiguration struct {
 
 func (x *BGPConfiguration) Reset() {
 	*x = BGPConfiguration{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[12]
+	mi := &file_clearway_v1_resources_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -991,7 +1736,7 @@ func (x *BGPConfiguration) String() string {
 func (*BGPConfiguration) ProtoMessage() {}
 
 func (x *BGPConfiguration) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[12]
+	mi := &file_clearway_v1_resources_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1004,7 +1749,7 @@ func (x *BGPConfiguration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BGPConfiguration.ProtoReflect.Descriptor instead.
 func (*BGPConfiguration) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{12}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *BGPConfiguration) GetApiVersion() string {
@@ -1056,13 +1801,23 @@ type BGPConfigurationSpec struct {
 	HoldTime        string           `protobuf:"bytes,5,opt,name=hold_time,json=holdTime,proto3" json:"hold_time,omitempty"`
 	KeepaliveTime   string           `protobuf:"bytes,6,opt,name=keepalive_time,json=keepaliveTime,proto3" json:"keepalive_time,omitempty"`
 	GracefulRestart *GracefulRestart `protobuf:"bytes,7,opt,name=graceful_restart,json=gracefulRestart,proto3" json:"graceful_restart,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// BFD on the sessions of the node mesh, and defaults of BGPPeers' own. Default: none.
+	Bfd *BFD `protobuf:"bytes,8,opt,name=bfd,proto3" json:"bfd,omitempty"`
+	// Aggregates that nodes originate; they are accepted as those of aggregates are. At most 256.
+	OriginatedAggregates []*Aggregate `protobuf:"bytes,42,rep,name=originated_aggregates,json=originatedAggregates,proto3" json:"originated_aggregates,omitempty"`
+	// How nodes of the mesh reflect routes to each other when there are many (nodeMesh Auto), or always (Reflectors).
+	Reflectors *Reflectors `protobuf:"bytes,41,opt,name=reflectors,proto3" json:"reflectors,omitempty"`
+	// Communities that advertised prefixes within others carry, beside their pool's; at most 256.
+	PrefixCommunities []*PrefixCommunities `protobuf:"bytes,40,rep,name=prefix_communities,json=prefixCommunities,proto3" json:"prefix_communities,omitempty"`
+	// Collectors that every node tells, by BMP (RFC 7854), what its peers tell, before any policy: ADDRESS:PORT, at most 4.
+	BmpCollectors []string `protobuf:"bytes,60,rep,name=bmp_collectors,json=bmpCollectors,proto3" json:"bmp_collectors,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BGPConfigurationSpec) Reset() {
 	*x = BGPConfigurationSpec{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[13]
+	mi := &file_clearway_v1_resources_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1074,7 +1829,7 @@ func (x *BGPConfigurationSpec) String() string {
 func (*BGPConfigurationSpec) ProtoMessage() {}
 
 func (x *BGPConfigurationSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[13]
+	mi := &file_clearway_v1_resources_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1087,7 +1842,7 @@ func (x *BGPConfigurationSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BGPConfigurationSpec.ProtoReflect.Descriptor instead.
 func (*BGPConfigurationSpec) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{13}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *BGPConfigurationSpec) GetAsNumber() uint32 {
@@ -1139,6 +1894,442 @@ func (x *BGPConfigurationSpec) GetGracefulRestart() *GracefulRestart {
 	return nil
 }
 
+func (x *BGPConfigurationSpec) GetBfd() *BFD {
+	if x != nil {
+		return x.Bfd
+	}
+	return nil
+}
+
+func (x *BGPConfigurationSpec) GetOriginatedAggregates() []*Aggregate {
+	if x != nil {
+		return x.OriginatedAggregates
+	}
+	return nil
+}
+
+func (x *BGPConfigurationSpec) GetReflectors() *Reflectors {
+	if x != nil {
+		return x.Reflectors
+	}
+	return nil
+}
+
+func (x *BGPConfigurationSpec) GetPrefixCommunities() []*PrefixCommunities {
+	if x != nil {
+		return x.PrefixCommunities
+	}
+	return nil
+}
+
+func (x *BGPConfigurationSpec) GetBmpCollectors() []string {
+	if x != nil {
+		return x.BmpCollectors
+	}
+	return nil
+}
+
+// Aggregate is a prefix that nodes with blocks in it tell their BGPPeers.
+type Aggregate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Cidr  string                 `protobuf:"bytes,1,opt,name=cidr,proto3" json:"cidr,omitempty"`
+	// Nodes that tell it, while they have a block in it. Default: all.
+	NodeSelector *LabelSelector `protobuf:"bytes,2,opt,name=node_selector,json=nodeSelector,proto3" json:"node_selector,omitempty"`
+	// The blocks in it are not told beside it. Whoever is sent a packet for another node's block must know the way there.
+	WithoutSpecifics bool     `protobuf:"varint,3,opt,name=without_specifics,json=withoutSpecifics,proto3" json:"without_specifics,omitempty"`
+	Communities      []string `protobuf:"bytes,4,rep,name=communities,proto3" json:"communities,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *Aggregate) Reset() {
+	*x = Aggregate{}
+	mi := &file_clearway_v1_resources_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Aggregate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Aggregate) ProtoMessage() {}
+
+func (x *Aggregate) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resources_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Aggregate.ProtoReflect.Descriptor instead.
+func (*Aggregate) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Aggregate) GetCidr() string {
+	if x != nil {
+		return x.Cidr
+	}
+	return ""
+}
+
+func (x *Aggregate) GetNodeSelector() *LabelSelector {
+	if x != nil {
+		return x.NodeSelector
+	}
+	return nil
+}
+
+func (x *Aggregate) GetWithoutSpecifics() bool {
+	if x != nil {
+		return x.WithoutSpecifics
+	}
+	return false
+}
+
+func (x *Aggregate) GetCommunities() []string {
+	if x != nil {
+		return x.Communities
+	}
+	return nil
+}
+
+// Reflectors are nodes that tell others' routes on within the AS (RFC 4456), so that not all need a session with all.
+type Reflectors struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// nodeMesh Auto: more nodes than this in one subnet reflect, fewer mesh. Default 100; 4 to 10000.
+	Threshold int32 `protobuf:"varint,1,opt,name=threshold,proto3" json:"threshold,omitempty"`
+	// Of Auto: about how many clients one reflector has. Default 100; 10 to 1000.
+	ClientsPerReflector int32 `protobuf:"varint,2,opt,name=clients_per_reflector,json=clientsPerReflector,proto3" json:"clients_per_reflector,omitempty"`
+	// Of Auto: a label whose value is the nodes' failure domain, such as a rack. Each with 32 nodes or more has reflectors of
+	// its own. Default: the subnet is one domain.
+	DomainLabel string `protobuf:"bytes,3,opt,name=domain_label,json=domainLabel,proto3" json:"domain_label,omitempty"`
+	// Of nodeMesh Reflectors: the nodes that reflect.
+	Selector      *LabelSelector `protobuf:"bytes,4,opt,name=selector,proto3" json:"selector,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reflectors) Reset() {
+	*x = Reflectors{}
+	mi := &file_clearway_v1_resources_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reflectors) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reflectors) ProtoMessage() {}
+
+func (x *Reflectors) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resources_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reflectors.ProtoReflect.Descriptor instead.
+func (*Reflectors) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Reflectors) GetThreshold() int32 {
+	if x != nil {
+		return x.Threshold
+	}
+	return 0
+}
+
+func (x *Reflectors) GetClientsPerReflector() int32 {
+	if x != nil {
+		return x.ClientsPerReflector
+	}
+	return 0
+}
+
+func (x *Reflectors) GetDomainLabel() string {
+	if x != nil {
+		return x.DomainLabel
+	}
+	return ""
+}
+
+func (x *Reflectors) GetSelector() *LabelSelector {
+	if x != nil {
+		return x.Selector
+	}
+	return nil
+}
+
+// PrefixCommunities are communities of everything that is advertised within a prefix.
+type PrefixCommunities struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cidr          string                 `protobuf:"bytes,1,opt,name=cidr,proto3" json:"cidr,omitempty"`
+	Communities   []string               `protobuf:"bytes,2,rep,name=communities,proto3" json:"communities,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrefixCommunities) Reset() {
+	*x = PrefixCommunities{}
+	mi := &file_clearway_v1_resources_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrefixCommunities) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrefixCommunities) ProtoMessage() {}
+
+func (x *PrefixCommunities) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resources_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrefixCommunities.ProtoReflect.Descriptor instead.
+func (*PrefixCommunities) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *PrefixCommunities) GetCidr() string {
+	if x != nil {
+		return x.Cidr
+	}
+	return ""
+}
+
+func (x *PrefixCommunities) GetCommunities() []string {
+	if x != nil {
+		return x.Communities
+	}
+	return nil
+}
+
+// BFD is bidirectional forwarding detection (RFC 5880) on the sessions it is set for.
+type BFD struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Disabled bool                   `protobuf:"varint,1,opt,name=disabled,proto3" json:"disabled,omitempty"`
+	// The least interval at which we send, and at which we take packets. Default 300ms; 10ms to 60s.
+	MinTx string `protobuf:"bytes,2,opt,name=min_tx,json=minTx,proto3" json:"min_tx,omitempty"`
+	MinRx string `protobuf:"bytes,3,opt,name=min_rx,json=minRx,proto3" json:"min_rx,omitempty"`
+	// How many packets in a row may be lost. Default 3; 1 to 255.
+	Multiplier int32 `protobuf:"varint,4,opt,name=multiplier,proto3" json:"multiplier,omitempty"`
+	// RFC 5883 in place of RFC 5881. Default: whether the BGP session is multihop.
+	Multihop *bool `protobuf:"varint,5,opt,name=multihop,proto3,oneof" json:"multihop,omitempty"`
+	// The least TTL a multihop packet may arrive with, 1 to 255. Default: 256 less the BGP session's TTL. Written minTTL.
+	MinTtl        int32 `protobuf:"varint,6,opt,name=min_ttl,json=minTTL,proto3" json:"min_ttl,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BFD) Reset() {
+	*x = BFD{}
+	mi := &file_clearway_v1_resources_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BFD) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BFD) ProtoMessage() {}
+
+func (x *BFD) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resources_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BFD.ProtoReflect.Descriptor instead.
+func (*BFD) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *BFD) GetDisabled() bool {
+	if x != nil {
+		return x.Disabled
+	}
+	return false
+}
+
+func (x *BFD) GetMinTx() string {
+	if x != nil {
+		return x.MinTx
+	}
+	return ""
+}
+
+func (x *BFD) GetMinRx() string {
+	if x != nil {
+		return x.MinRx
+	}
+	return ""
+}
+
+func (x *BFD) GetMultiplier() int32 {
+	if x != nil {
+		return x.Multiplier
+	}
+	return 0
+}
+
+func (x *BFD) GetMultihop() bool {
+	if x != nil && x.Multihop != nil {
+		return *x.Multihop
+	}
+	return false
+}
+
+func (x *BFD) GetMinTtl() int32 {
+	if x != nil {
+		return x.MinTtl
+	}
+	return 0
+}
+
+// BFDStatus is a BFD session as its node sees it.
+type BFDStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// RFC 5880's states: AdminDown, Down, Init, Up. Unknown: clearway-agent bfd cannot be asked.
+	State       string `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	RemoteState string `protobuf:"bytes,2,opt,name=remote_state,json=remoteState,proto3" json:"remote_state,omitempty"`
+	// Why it left Up last, in the RFC's words; and what the peer says of itself.
+	Diagnostic       string                 `protobuf:"bytes,3,opt,name=diagnostic,proto3" json:"diagnostic,omitempty"`
+	RemoteDiagnostic string                 `protobuf:"bytes,4,opt,name=remote_diagnostic,json=remoteDiagnostic,proto3" json:"remote_diagnostic,omitempty"`
+	Since            *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
+	// As negotiated.
+	TxInterval    string `protobuf:"bytes,6,opt,name=tx_interval,json=txInterval,proto3" json:"tx_interval,omitempty"`
+	DetectionTime string `protobuf:"bytes,7,opt,name=detection_time,json=detectionTime,proto3" json:"detection_time,omitempty"`
+	// How often it left Up, but for an administrator's word at either end.
+	Failures int64 `protobuf:"varint,8,opt,name=failures,proto3" json:"failures,omitempty"`
+	// Why there are no packets, in a sentence.
+	Reason        string `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BFDStatus) Reset() {
+	*x = BFDStatus{}
+	mi := &file_clearway_v1_resources_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BFDStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BFDStatus) ProtoMessage() {}
+
+func (x *BFDStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resources_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BFDStatus.ProtoReflect.Descriptor instead.
+func (*BFDStatus) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *BFDStatus) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *BFDStatus) GetRemoteState() string {
+	if x != nil {
+		return x.RemoteState
+	}
+	return ""
+}
+
+func (x *BFDStatus) GetDiagnostic() string {
+	if x != nil {
+		return x.Diagnostic
+	}
+	return ""
+}
+
+func (x *BFDStatus) GetRemoteDiagnostic() string {
+	if x != nil {
+		return x.RemoteDiagnostic
+	}
+	return ""
+}
+
+func (x *BFDStatus) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *BFDStatus) GetTxInterval() string {
+	if x != nil {
+		return x.TxInterval
+	}
+	return ""
+}
+
+func (x *BFDStatus) GetDetectionTime() string {
+	if x != nil {
+		return x.DetectionTime
+	}
+	return ""
+}
+
+func (x *BFDStatus) GetFailures() int64 {
+	if x != nil {
+		return x.Failures
+	}
+	return 0
+}
+
+func (x *BFDStatus) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // GracefulRestart is RFC 4724 on the sessions it is set for.
 type GracefulRestart struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -1146,14 +2337,17 @@ type GracefulRestart struct {
 	// How long the peer keeps our routes after the session fails. Default 120s; 1s to 4095s.
 	RestartTime string `protobuf:"bytes,2,opt,name=restart_time,json=restartTime,proto3" json:"restart_time,omitempty"`
 	// How long we wait for End-of-RIB after a restart before we choose routes. Default 20s.
-	DeferralTime  string `protobuf:"bytes,3,opt,name=deferral_time,json=deferralTime,proto3" json:"deferral_time,omitempty"`
+	DeferralTime string `protobuf:"bytes,3,opt,name=deferral_time,json=deferralTime,proto3" json:"deferral_time,omitempty"`
+	// RFC 9494: how long routes are kept beyond the restart time, as the last choice. We ask it of the peer, and keep its
+	// routes for as long as it asks, up to this. Default: none; 1s to 194 days.
+	LongLivedTime string `protobuf:"bytes,40,opt,name=long_lived_time,json=longLivedTime,proto3" json:"long_lived_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GracefulRestart) Reset() {
 	*x = GracefulRestart{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[14]
+	mi := &file_clearway_v1_resources_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1165,7 +2359,7 @@ func (x *GracefulRestart) String() string {
 func (*GracefulRestart) ProtoMessage() {}
 
 func (x *GracefulRestart) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[14]
+	mi := &file_clearway_v1_resources_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1178,7 +2372,7 @@ func (x *GracefulRestart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GracefulRestart.ProtoReflect.Descriptor instead.
 func (*GracefulRestart) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{14}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GracefulRestart) GetDisabled() bool {
@@ -1202,6 +2396,13 @@ func (x *GracefulRestart) GetDeferralTime() string {
 	return ""
 }
 
+func (x *GracefulRestart) GetLongLivedTime() string {
+	if x != nil {
+		return x.LongLivedTime
+	}
+	return ""
+}
+
 // BGPPeer is a session between the selected nodes and a router.
 type BGPPeer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1216,7 +2417,7 @@ type BGPPeer struct {
 
 func (x *BGPPeer) Reset() {
 	*x = BGPPeer{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[15]
+	mi := &file_clearway_v1_resources_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1228,7 +2429,7 @@ func (x *BGPPeer) String() string {
 func (*BGPPeer) ProtoMessage() {}
 
 func (x *BGPPeer) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[15]
+	mi := &file_clearway_v1_resources_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1241,7 +2442,7 @@ func (x *BGPPeer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BGPPeer.ProtoReflect.Descriptor instead.
 func (*BGPPeer) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{15}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *BGPPeer) GetApiVersion() string {
@@ -1314,14 +2515,34 @@ type BGPPeerSpec struct {
 	// guards the rest), 0 to 10. Written allowOwnAS.
 	AllowOwnAs *int32 `protobuf:"varint,18,opt,name=allow_own_as,json=allowOwnAS,proto3,oneof" json:"allow_own_as,omitempty"`
 	// Session is taken down and kept down.
-	Disabled      bool `protobuf:"varint,19,opt,name=disabled,proto3" json:"disabled,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Disabled bool `protobuf:"varint,19,opt,name=disabled,proto3" json:"disabled,omitempty"`
+	Bfd      *BFD `protobuf:"bytes,20,opt,name=bfd,proto3" json:"bfd,omitempty"`
+	// Who the peers are is said in one of four ways: peer_address; peer_interface; default_gateways; listen_ranges.
+	//
+	// Interfaces by name, or by a pattern with * and ?: whoever is on the link and sends router advertisements is a peer,
+	// by its link-local address (unnumbered BGP).
+	PeerInterface string `protobuf:"bytes,40,opt,name=peer_interface,json=peerInterface,proto3" json:"peer_interface,omitempty"`
+	// IPv4, IPv6 or Both: each default gateway of the node is a peer, for as long as it is one.
+	DefaultGateways string `protobuf:"bytes,41,opt,name=default_gateways,json=defaultGateways,proto3" json:"default_gateways,omitempty"`
+	// Whoever connects from an address in one of these prefixes is a peer (dynamic neighbours); none is called.
+	ListenRanges []string `protobuf:"bytes,42,rep,name=listen_ranges,json=listenRanges,proto3" json:"listen_ranges,omitempty"`
+	// How many sessions listen_ranges may have at once. Default 100; 1 to 5000.
+	ListenLimit int32 `protobuf:"varint,43,opt,name=listen_limit,json=listenLimit,proto3" json:"listen_limit,omitempty"`
+	// In place of peer_asn: External, any AS number but our own; Internal, our own. Default External where peer_asn is
+	// absent and may be.
+	PeerType string `protobuf:"bytes,44,opt,name=peer_type,json=peerType,proto3" json:"peer_type,omitempty"`
+	// GTSM (RFC 5082): packets are sent with TTL 255, and taken with 255 less the hops between, at least. 1 (on-link) to
+	// 254. Default: no such check. Not beside multihopTTL.
+	TtlSecurityHops int32        `protobuf:"varint,45,opt,name=ttl_security_hops,json=ttlSecurityHops,proto3" json:"ttl_security_hops,omitempty"`
+	MaxPrefixes     *MaxPrefixes `protobuf:"bytes,46,opt,name=max_prefixes,json=maxPrefixes,proto3" json:"max_prefixes,omitempty"`
+	AddPath         *AddPath     `protobuf:"bytes,47,opt,name=add_path,json=addPath,proto3" json:"add_path,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *BGPPeerSpec) Reset() {
 	*x = BGPPeerSpec{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[16]
+	mi := &file_clearway_v1_resources_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1333,7 +2554,7 @@ func (x *BGPPeerSpec) String() string {
 func (*BGPPeerSpec) ProtoMessage() {}
 
 func (x *BGPPeerSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[16]
+	mi := &file_clearway_v1_resources_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1346,7 +2567,7 @@ func (x *BGPPeerSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BGPPeerSpec.ProtoReflect.Descriptor instead.
 func (*BGPPeerSpec) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{16}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *BGPPeerSpec) GetNodeSelector() *LabelSelector {
@@ -1482,18 +2703,202 @@ func (x *BGPPeerSpec) GetDisabled() bool {
 	return false
 }
 
+func (x *BGPPeerSpec) GetBfd() *BFD {
+	if x != nil {
+		return x.Bfd
+	}
+	return nil
+}
+
+func (x *BGPPeerSpec) GetPeerInterface() string {
+	if x != nil {
+		return x.PeerInterface
+	}
+	return ""
+}
+
+func (x *BGPPeerSpec) GetDefaultGateways() string {
+	if x != nil {
+		return x.DefaultGateways
+	}
+	return ""
+}
+
+func (x *BGPPeerSpec) GetListenRanges() []string {
+	if x != nil {
+		return x.ListenRanges
+	}
+	return nil
+}
+
+func (x *BGPPeerSpec) GetListenLimit() int32 {
+	if x != nil {
+		return x.ListenLimit
+	}
+	return 0
+}
+
+func (x *BGPPeerSpec) GetPeerType() string {
+	if x != nil {
+		return x.PeerType
+	}
+	return ""
+}
+
+func (x *BGPPeerSpec) GetTtlSecurityHops() int32 {
+	if x != nil {
+		return x.TtlSecurityHops
+	}
+	return 0
+}
+
+func (x *BGPPeerSpec) GetMaxPrefixes() *MaxPrefixes {
+	if x != nil {
+		return x.MaxPrefixes
+	}
+	return nil
+}
+
+func (x *BGPPeerSpec) GetAddPath() *AddPath {
+	if x != nil {
+		return x.AddPath
+	}
+	return nil
+}
+
+// MaxPrefixes is how much a peer may tell.
+type MaxPrefixes struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Prefixes of each family, 1 to 10000000.
+	Limit int32 `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"`
+	// What is done beyond it. Warn: it is told in an event. Restart (default): the session ends with Cease/Maximum Number
+	// of Prefixes Reached, and is begun again after restart_after. Stop: it ends until the BGPPeer changes.
+	Action string `protobuf:"bytes,2,opt,name=action,proto3" json:"action,omitempty"`
+	// Default 5m; 1s to 24h.
+	RestartAfter string `protobuf:"bytes,3,opt,name=restart_after,json=restartAfter,proto3" json:"restart_after,omitempty"`
+	// Part of the limit from which on an event warns, in percent. Default 80; 1 to 100.
+	WarnPercent   int32 `protobuf:"varint,4,opt,name=warn_percent,json=warnPercent,proto3" json:"warn_percent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MaxPrefixes) Reset() {
+	*x = MaxPrefixes{}
+	mi := &file_clearway_v1_resources_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MaxPrefixes) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MaxPrefixes) ProtoMessage() {}
+
+func (x *MaxPrefixes) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resources_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MaxPrefixes.ProtoReflect.Descriptor instead.
+func (*MaxPrefixes) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *MaxPrefixes) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *MaxPrefixes) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *MaxPrefixes) GetRestartAfter() string {
+	if x != nil {
+		return x.RestartAfter
+	}
+	return ""
+}
+
+func (x *MaxPrefixes) GetWarnPercent() int32 {
+	if x != nil {
+		return x.WarnPercent
+	}
+	return 0
+}
+
+// AddPath is RFC 7911 on a session.
+type AddPath struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Take several paths to one prefix, where the peer has them.
+	Receive       bool `protobuf:"varint,1,opt,name=receive,proto3" json:"receive,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddPath) Reset() {
+	*x = AddPath{}
+	mi := &file_clearway_v1_resources_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddPath) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddPath) ProtoMessage() {}
+
+func (x *AddPath) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resources_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddPath.ProtoReflect.Descriptor instead.
+func (*AddPath) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *AddPath) GetReceive() bool {
+	if x != nil {
+		return x.Receive
+	}
+	return false
+}
+
 type BGPPeerStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Sessions that are wanted, and those of them that are Established.
-	Wanted        int32 `protobuf:"varint,1,opt,name=wanted,proto3" json:"wanted,omitempty"`
-	Established   int32 `protobuf:"varint,2,opt,name=established,proto3" json:"established,omitempty"`
+	Wanted        int32        `protobuf:"varint,1,opt,name=wanted,proto3" json:"wanted,omitempty"`
+	Established   int32        `protobuf:"varint,2,opt,name=established,proto3" json:"established,omitempty"`
+	Conditions    []*Condition `protobuf:"bytes,3,rep,name=conditions,proto3" json:"conditions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BGPPeerStatus) Reset() {
 	*x = BGPPeerStatus{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[17]
+	mi := &file_clearway_v1_resources_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1505,7 +2910,7 @@ func (x *BGPPeerStatus) String() string {
 func (*BGPPeerStatus) ProtoMessage() {}
 
 func (x *BGPPeerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[17]
+	mi := &file_clearway_v1_resources_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1518,7 +2923,7 @@ func (x *BGPPeerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BGPPeerStatus.ProtoReflect.Descriptor instead.
 func (*BGPPeerStatus) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{17}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *BGPPeerStatus) GetWanted() int32 {
@@ -1535,6 +2940,13 @@ func (x *BGPPeerStatus) GetEstablished() int32 {
 	return 0
 }
 
+func (x *BGPPeerStatus) GetConditions() []*Condition {
+	if x != nil {
+		return x.Conditions
+	}
+	return nil
+}
+
 // BGPFilter is an ordered list of rules. What no rule matches is left to the next filter, at last accepted.
 type BGPFilter struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1549,7 +2961,7 @@ type BGPFilter struct {
 
 func (x *BGPFilter) Reset() {
 	*x = BGPFilter{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[18]
+	mi := &file_clearway_v1_resources_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1561,7 +2973,7 @@ func (x *BGPFilter) String() string {
 func (*BGPFilter) ProtoMessage() {}
 
 func (x *BGPFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[18]
+	mi := &file_clearway_v1_resources_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1574,7 +2986,7 @@ func (x *BGPFilter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BGPFilter.ProtoReflect.Descriptor instead.
 func (*BGPFilter) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{18}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *BGPFilter) GetApiVersion() string {
@@ -1621,7 +3033,7 @@ type BGPFilterSpec struct {
 
 func (x *BGPFilterSpec) Reset() {
 	*x = BGPFilterSpec{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[19]
+	mi := &file_clearway_v1_resources_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1633,7 +3045,7 @@ func (x *BGPFilterSpec) String() string {
 func (*BGPFilterSpec) ProtoMessage() {}
 
 func (x *BGPFilterSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[19]
+	mi := &file_clearway_v1_resources_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1646,7 +3058,7 @@ func (x *BGPFilterSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BGPFilterSpec.ProtoReflect.Descriptor instead.
 func (*BGPFilterSpec) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{19}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *BGPFilterSpec) GetRules() []*BGPFilterRule {
@@ -1656,19 +3068,39 @@ func (x *BGPFilterSpec) GetRules() []*BGPFilterRule {
 	return nil
 }
 
+// BGPFilterRule applies to what matches every clause that it has; one without clauses applies to everything.
 type BGPFilterRule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Matches when any of these does; none: matches everything of either family.
 	Prefixes []*PrefixMatch `protobuf:"bytes,1,rep,name=prefixes,proto3" json:"prefixes,omitempty"`
-	// Accept or Reject.
-	Action        string `protobuf:"bytes,2,opt,name=action,proto3" json:"action,omitempty"`
+	// Accept or Reject; Continue: set takes effect, and the next rule is asked.
+	Action string `protobuf:"bytes,2,opt,name=action,proto3" json:"action,omitempty"`
+	// Communities that the path must carry one of, all of, none of: standard ("64512:100"), large ("64512:1:2"), either
+	// with * for a number, or a well-known name ("GracefulShutdown").
+	AnyCommunities []string     `protobuf:"bytes,3,rep,name=any_communities,json=anyCommunities,proto3" json:"any_communities,omitempty"`
+	AllCommunities []string     `protobuf:"bytes,4,rep,name=all_communities,json=allCommunities,proto3" json:"all_communities,omitempty"`
+	NoCommunities  []string     `protobuf:"bytes,5,rep,name=no_communities,json=noCommunities,proto3" json:"no_communities,omitempty"`
+	AsPath         *ASPathMatch `protobuf:"bytes,6,opt,name=as_path,json=asPath,proto3" json:"as_path,omitempty"`
+	// Prefixes of which one must hold the next hop.
+	NextHops []string `protobuf:"bytes,7,rep,name=next_hops,json=nextHops,proto3" json:"next_hops,omitempty"`
+	// Whom the path comes from, or goes to: names of BGPPeers, of nodes of the mesh, or addresses of peers.
+	Peers []string `protobuf:"bytes,8,rep,name=peers,proto3" json:"peers,omitempty"`
+	// External (eBGP) or Internal (iBGP). Default: both.
+	PeerType string `protobuf:"bytes,9,opt,name=peer_type,json=peerType,proto3" json:"peer_type,omitempty"`
+	// Where the path is from: Own (blocks), VIP, Floating, Aggregate, Learned. Paths of peers are all Learned.
+	Sources []string `protobuf:"bytes,10,rep,name=sources,proto3" json:"sources,omitempty"`
+	// What is changed of the path. Not with Reject.
+	Set *RouteChanges `protobuf:"bytes,11,opt,name=set,proto3" json:"set,omitempty"`
+	// On import, with Accept: what matches is taken though it lies outside of all pools, a default route too. Blocks, pieces
+	// of them and nodes' subnets stay guarded by importScope.
+	Transit       bool `protobuf:"varint,12,opt,name=transit,proto3" json:"transit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BGPFilterRule) Reset() {
 	*x = BGPFilterRule{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[20]
+	mi := &file_clearway_v1_resources_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1680,7 +3112,7 @@ func (x *BGPFilterRule) String() string {
 func (*BGPFilterRule) ProtoMessage() {}
 
 func (x *BGPFilterRule) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[20]
+	mi := &file_clearway_v1_resources_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1693,7 +3125,7 @@ func (x *BGPFilterRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BGPFilterRule.ProtoReflect.Descriptor instead.
 func (*BGPFilterRule) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{20}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *BGPFilterRule) GetPrefixes() []*PrefixMatch {
@@ -1710,6 +3142,265 @@ func (x *BGPFilterRule) GetAction() string {
 	return ""
 }
 
+func (x *BGPFilterRule) GetAnyCommunities() []string {
+	if x != nil {
+		return x.AnyCommunities
+	}
+	return nil
+}
+
+func (x *BGPFilterRule) GetAllCommunities() []string {
+	if x != nil {
+		return x.AllCommunities
+	}
+	return nil
+}
+
+func (x *BGPFilterRule) GetNoCommunities() []string {
+	if x != nil {
+		return x.NoCommunities
+	}
+	return nil
+}
+
+func (x *BGPFilterRule) GetAsPath() *ASPathMatch {
+	if x != nil {
+		return x.AsPath
+	}
+	return nil
+}
+
+func (x *BGPFilterRule) GetNextHops() []string {
+	if x != nil {
+		return x.NextHops
+	}
+	return nil
+}
+
+func (x *BGPFilterRule) GetPeers() []string {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+func (x *BGPFilterRule) GetPeerType() string {
+	if x != nil {
+		return x.PeerType
+	}
+	return ""
+}
+
+func (x *BGPFilterRule) GetSources() []string {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+func (x *BGPFilterRule) GetSet() *RouteChanges {
+	if x != nil {
+		return x.Set
+	}
+	return nil
+}
+
+func (x *BGPFilterRule) GetTransit() bool {
+	if x != nil {
+		return x.Transit
+	}
+	return false
+}
+
+// ASPathMatch matches AS paths that fit every field which is given. On export it sees the path as it is before our own AS
+// number is put on it: of what the node originates itself, empty.
+type ASPathMatch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One of these stands in it; originated it (is the last); is the neighbour (is the first).
+	Contains  []uint32 `protobuf:"varint,1,rep,packed,name=contains,proto3" json:"contains,omitempty"`
+	Origins   []uint32 `protobuf:"varint,2,rep,packed,name=origins,proto3" json:"origins,omitempty"`
+	Neighbors []uint32 `protobuf:"varint,3,rep,packed,name=neighbors,proto3" json:"neighbors,omitempty"`
+	// Length as RFC 4271 section 9.1.2.2 counts it.
+	MinLength *int32 `protobuf:"varint,4,opt,name=min_length,json=minLength,proto3,oneof" json:"min_length,omitempty"`
+	MaxLength *int32 `protobuf:"varint,5,opt,name=max_length,json=maxLength,proto3,oneof" json:"max_length,omitempty"`
+	// A regular expression of RE2 (linear in the path's length) on the numbers, one space between two; "_" is a space, the
+	// beginning or the end. At most 256 characters, of digits, space and _.*+?^$|()[]{},-
+	Regex         string `protobuf:"bytes,6,opt,name=regex,proto3" json:"regex,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ASPathMatch) Reset() {
+	*x = ASPathMatch{}
+	mi := &file_clearway_v1_resources_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ASPathMatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ASPathMatch) ProtoMessage() {}
+
+func (x *ASPathMatch) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resources_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ASPathMatch.ProtoReflect.Descriptor instead.
+func (*ASPathMatch) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *ASPathMatch) GetContains() []uint32 {
+	if x != nil {
+		return x.Contains
+	}
+	return nil
+}
+
+func (x *ASPathMatch) GetOrigins() []uint32 {
+	if x != nil {
+		return x.Origins
+	}
+	return nil
+}
+
+func (x *ASPathMatch) GetNeighbors() []uint32 {
+	if x != nil {
+		return x.Neighbors
+	}
+	return nil
+}
+
+func (x *ASPathMatch) GetMinLength() int32 {
+	if x != nil && x.MinLength != nil {
+		return *x.MinLength
+	}
+	return 0
+}
+
+func (x *ASPathMatch) GetMaxLength() int32 {
+	if x != nil && x.MaxLength != nil {
+		return *x.MaxLength
+	}
+	return 0
+}
+
+func (x *ASPathMatch) GetRegex() string {
+	if x != nil {
+		return x.Regex
+	}
+	return ""
+}
+
+// RouteChanges are made in this order: communities, removal, addition, the rest.
+type RouteChanges struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// All communities are replaced by these.
+	Communities []string `protobuf:"bytes,1,rep,name=communities,proto3" json:"communities,omitempty"`
+	// Those that match one of these go ("*:*" and "*:*:*": all).
+	RemoveCommunities []string `protobuf:"bytes,2,rep,name=remove_communities,json=removeCommunities,proto3" json:"remove_communities,omitempty"`
+	AddCommunities    []string `protobuf:"bytes,3,rep,name=add_communities,json=addCommunities,proto3" json:"add_communities,omitempty"`
+	// LOCAL_PREF. On export peers of other autonomous systems are not told.
+	LocalPref *uint32 `protobuf:"varint,4,opt,name=local_pref,json=localPref,proto3,oneof" json:"local_pref,omitempty"`
+	// MULTI_EXIT_DISC.
+	Med *uint32 `protobuf:"varint,5,opt,name=med,proto3,oneof" json:"med,omitempty"`
+	// Puts an AS number on the AS path so many times more, 1 to 10: on export ours (eBGP only), on import the peer's.
+	Prepend int32 `protobuf:"varint,6,opt,name=prepend,proto3" json:"prepend,omitempty"`
+	// On export: Self, the node's address on this session (default), or Keep, the node's own address wherever the session runs.
+	NextHop       string `protobuf:"bytes,7,opt,name=next_hop,json=nextHop,proto3" json:"next_hop,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RouteChanges) Reset() {
+	*x = RouteChanges{}
+	mi := &file_clearway_v1_resources_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RouteChanges) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RouteChanges) ProtoMessage() {}
+
+func (x *RouteChanges) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resources_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RouteChanges.ProtoReflect.Descriptor instead.
+func (*RouteChanges) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *RouteChanges) GetCommunities() []string {
+	if x != nil {
+		return x.Communities
+	}
+	return nil
+}
+
+func (x *RouteChanges) GetRemoveCommunities() []string {
+	if x != nil {
+		return x.RemoveCommunities
+	}
+	return nil
+}
+
+func (x *RouteChanges) GetAddCommunities() []string {
+	if x != nil {
+		return x.AddCommunities
+	}
+	return nil
+}
+
+func (x *RouteChanges) GetLocalPref() uint32 {
+	if x != nil && x.LocalPref != nil {
+		return *x.LocalPref
+	}
+	return 0
+}
+
+func (x *RouteChanges) GetMed() uint32 {
+	if x != nil && x.Med != nil {
+		return *x.Med
+	}
+	return 0
+}
+
+func (x *RouteChanges) GetPrepend() int32 {
+	if x != nil {
+		return x.Prepend
+	}
+	return 0
+}
+
+func (x *RouteChanges) GetNextHop() string {
+	if x != nil {
+		return x.NextHop
+	}
+	return ""
+}
+
 type PrefixMatch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Cidr  string                 `protobuf:"bytes,1,opt,name=cidr,proto3" json:"cidr,omitempty"`
@@ -1722,7 +3413,7 @@ type PrefixMatch struct {
 
 func (x *PrefixMatch) Reset() {
 	*x = PrefixMatch{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[21]
+	mi := &file_clearway_v1_resources_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1734,7 +3425,7 @@ func (x *PrefixMatch) String() string {
 func (*PrefixMatch) ProtoMessage() {}
 
 func (x *PrefixMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[21]
+	mi := &file_clearway_v1_resources_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1747,7 +3438,7 @@ func (x *PrefixMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrefixMatch.ProtoReflect.Descriptor instead.
 func (*PrefixMatch) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{21}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PrefixMatch) GetCidr() string {
@@ -1785,7 +3476,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[22]
+	mi := &file_clearway_v1_resources_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1797,7 +3488,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[22]
+	mi := &file_clearway_v1_resources_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1810,7 +3501,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{22}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Node) GetApiVersion() string {
@@ -1857,14 +3548,16 @@ type NodeSpec struct {
 	Addresses []string `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	// Selectors of pools and peers see the labels that the agent reports, with metadata.labels and then these laid over
 	// them; an empty value here removes one.
-	Labels        map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Labels map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Traffic is moved away from the node, or from some of its sessions. Default: not.
+	Drain         *Drain `protobuf:"bytes,40,opt,name=drain,proto3" json:"drain,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeSpec) Reset() {
 	*x = NodeSpec{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[23]
+	mi := &file_clearway_v1_resources_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1876,7 +3569,7 @@ func (x *NodeSpec) String() string {
 func (*NodeSpec) ProtoMessage() {}
 
 func (x *NodeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[23]
+	mi := &file_clearway_v1_resources_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1889,7 +3582,7 @@ func (x *NodeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeSpec.ProtoReflect.Descriptor instead.
 func (*NodeSpec) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{23}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *NodeSpec) GetAsNumber() uint32 {
@@ -1913,9 +3606,82 @@ func (x *NodeSpec) GetLabels() map[string]string {
 	return nil
 }
 
+func (x *NodeSpec) GetDrain() *Drain {
+	if x != nil {
+		return x.Drain
+	}
+	return nil
+}
+
+// Drain moves traffic away before something is taken down: prefixes are told with GRACEFUL_SHUTDOWN (RFC 8326) and as the last
+// choice; when next to nothing is forwarded any more they are withdrawn.
+type Drain struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// BGPPeers by name: only the sessions of these are drained, and what they tell is the last choice too. None: the node.
+	Peers []string `protobuf:"bytes,1,rep,name=peers,proto3" json:"peers,omitempty"`
+	// On eBGP sessions our AS number stands so many times more on the AS path, 0 to 10.
+	Prepend int32 `protobuf:"varint,2,opt,name=prepend,proto3" json:"prepend,omitempty"`
+	// Withdrawn whatever is forwarded still.
+	Withdraw      bool `protobuf:"varint,3,opt,name=withdraw,proto3" json:"withdraw,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Drain) Reset() {
+	*x = Drain{}
+	mi := &file_clearway_v1_resources_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Drain) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Drain) ProtoMessage() {}
+
+func (x *Drain) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resources_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Drain.ProtoReflect.Descriptor instead.
+func (*Drain) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *Drain) GetPeers() []string {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+func (x *Drain) GetPrepend() int32 {
+	if x != nil {
+		return x.Prepend
+	}
+	return 0
+}
+
+func (x *Drain) GetWithdraw() bool {
+	if x != nil {
+		return x.Withdraw
+	}
+	return false
+}
+
 type NodeStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Ready: its agent is connected and serves. NotReady: connected, not serving. Lost: not connected.
+	// Ready: its agent is connected and serves. NotReady: connected, not serving. Lost: not connected. Awaited: not
+	// connected, and the store recovers and awaits its report.
 	Phase string `protobuf:"bytes,1,opt,name=phase,proto3" json:"phase,omitempty"`
 	// What holds: the operator's where there is one, else the agent's report.
 	Addresses []string          `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
@@ -1938,13 +3704,19 @@ type NodeStatus struct {
 	LastRestart       string       `protobuf:"bytes,17,opt,name=last_restart,json=lastRestart,proto3" json:"last_restart,omitempty"`
 	LastRestartReason string       `protobuf:"bytes,18,opt,name=last_restart_reason,json=lastRestartReason,proto3" json:"last_restart_reason,omitempty"`
 	Conditions        []*Condition `protobuf:"bytes,19,rep,name=conditions,proto3" json:"conditions,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// The store's incarnation that the node last registered in: one of another is awaited while the store recovers.
+	Incarnation string `protobuf:"bytes,20,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// Of spec.drain: Draining or Drained (withdrawn); why, in a sentence; and the metadata.generation that it is of.
+	Drain           string `protobuf:"bytes,40,opt,name=drain,proto3" json:"drain,omitempty"`
+	DrainReason     string `protobuf:"bytes,41,opt,name=drain_reason,json=drainReason,proto3" json:"drain_reason,omitempty"`
+	DrainGeneration int64  `protobuf:"varint,42,opt,name=drain_generation,json=drainGeneration,proto3" json:"drain_generation,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[24]
+	mi := &file_clearway_v1_resources_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1956,7 +3728,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[24]
+	mi := &file_clearway_v1_resources_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1969,7 +3741,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{24}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *NodeStatus) GetPhase() string {
@@ -2105,6 +3877,34 @@ func (x *NodeStatus) GetConditions() []*Condition {
 	return nil
 }
 
+func (x *NodeStatus) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
+	}
+	return ""
+}
+
+func (x *NodeStatus) GetDrain() string {
+	if x != nil {
+		return x.Drain
+	}
+	return ""
+}
+
+func (x *NodeStatus) GetDrainReason() string {
+	if x != nil {
+		return x.DrainReason
+	}
+	return ""
+}
+
+func (x *NodeStatus) GetDrainGeneration() int64 {
+	if x != nil {
+		return x.DrainGeneration
+	}
+	return 0
+}
+
 // Block is an aligned CIDR out of one Block pool, owned by one node at a time. metadata.name is its CIDR with
 // '.', ':' and '/' written as '-'.
 type Block struct {
@@ -2120,7 +3920,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[25]
+	mi := &file_clearway_v1_resources_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2132,7 +3932,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[25]
+	mi := &file_clearway_v1_resources_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2145,7 +3945,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{25}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Block) GetApiVersion() string {
@@ -2191,20 +3991,30 @@ type BlockSpec struct {
 	Node    string     `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
 	NodeUid string     `protobuf:"bytes,4,opt,name=node_uid,json=nodeUID,proto3" json:"node_uid,omitempty"`
 	State   BlockState `protobuf:"varint,5,opt,name=state,proto3,enum=clearway.v1.BlockState" json:"state,omitempty"`
-	// Ownership epoch: the store's revision at which this owner got it. Greater wins.
+	// Ownership epoch: the store's revision at which this owner got it, and in the bits from 2^40 on how often the store
+	// had been restored by then. Greater wins.
 	Generation int64 `protobuf:"varint,6,opt,name=generation,proto3" json:"generation,omitempty"`
 	// The request that made it (idempotence).
 	RequestKey  string                 `protobuf:"bytes,7,opt,name=request_key,json=requestKey,proto3" json:"request_key,omitempty"`
 	ClaimedTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=claimed_time,json=claimedTime,proto3" json:"claimed_time,omitempty"`
-	// While Cooling: when it is free.
-	FreeTime      *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=free_time,json=freeTime,proto3" json:"free_time,omitempty"`
+	// While Cooling: when it is free. While Owned: until then its addresses rest, since the owner before had them last.
+	FreeTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=free_time,json=freeTime,proto3" json:"free_time,omitempty"`
+	// The store's leader wants it back, or a part of it (elastic blocks). Kept by a part that is Withdrawing.
+	CallBack *CallBack `protobuf:"bytes,10,opt,name=call_back,json=callBack,proto3" json:"call_back,omitempty"`
+	// While Orphaned: since when no agent and no peer of one has held its prefix, and when that was last seen to be so.
+	UnheldSince *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=unheld_since,json=unheldSince,proto3" json:"unheld_since,omitempty"`
+	UnheldSeen  *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=unheld_seen,json=unheldSeen,proto3" json:"unheld_seen,omitempty"`
+	// While Cooling: its owner said itself that it is withdrawn. Under shortage it is given on before free_time.
+	Withdrawn bool `protobuf:"varint,11,opt,name=withdrawn,proto3" json:"withdrawn,omitempty"`
+	// Of a Floating pool, where a block is one address: whose it is.
+	Floating      *FloatingHolder `protobuf:"bytes,16,opt,name=floating,proto3" json:"floating,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BlockSpec) Reset() {
 	*x = BlockSpec{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[26]
+	mi := &file_clearway_v1_resources_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2216,7 +4026,7 @@ func (x *BlockSpec) String() string {
 func (*BlockSpec) ProtoMessage() {}
 
 func (x *BlockSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[26]
+	mi := &file_clearway_v1_resources_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2229,7 +4039,7 @@ func (x *BlockSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockSpec.ProtoReflect.Descriptor instead.
 func (*BlockSpec) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{26}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *BlockSpec) GetCidr() string {
@@ -2295,20 +4105,211 @@ func (x *BlockSpec) GetFreeTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *BlockSpec) GetCallBack() *CallBack {
+	if x != nil {
+		return x.CallBack
+	}
+	return nil
+}
+
+func (x *BlockSpec) GetUnheldSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UnheldSince
+	}
+	return nil
+}
+
+func (x *BlockSpec) GetUnheldSeen() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UnheldSeen
+	}
+	return nil
+}
+
+func (x *BlockSpec) GetWithdrawn() bool {
+	if x != nil {
+		return x.Withdrawn
+	}
+	return false
+}
+
+func (x *BlockSpec) GetFloating() *FloatingHolder {
+	if x != nil {
+		return x.Floating
+	}
+	return nil
+}
+
+// FloatingHolder is who an address of a Floating pool belongs to, wherever it runs.
+type FloatingHolder struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "<namespace>/<Pod's name>", or what the Pod's annotation clearway.io/owner says within its namespace. Of what is no Pod
+	// it is the attachment's container ID.
+	Owner string `protobuf:"bytes,1,opt,name=owner,proto3" json:"owner,omitempty"`
+	// CNI's network and interface: an owner may have one address of each family and pool on each of its interfaces.
+	Network string `protobuf:"bytes,2,opt,name=network,proto3" json:"network,omitempty"`
+	Ifname  string `protobuf:"bytes,3,opt,name=ifname,proto3" json:"ifname,omitempty"`
+	// While Cooling, of a machine that was said to be off: from then on the owner may have it elsewhere. Peers may still go by
+	// routes of that machine (graceful restart).
+	OwnerAfter    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=owner_after,json=ownerAfter,proto3" json:"owner_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FloatingHolder) Reset() {
+	*x = FloatingHolder{}
+	mi := &file_clearway_v1_resources_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FloatingHolder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FloatingHolder) ProtoMessage() {}
+
+func (x *FloatingHolder) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resources_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FloatingHolder.ProtoReflect.Descriptor instead.
+func (*FloatingHolder) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *FloatingHolder) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *FloatingHolder) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *FloatingHolder) GetIfname() string {
+	if x != nil {
+		return x.Ifname
+	}
+	return ""
+}
+
+func (x *FloatingHolder) GetOwnerAfter() *timestamppb.Timestamp {
+	if x != nil {
+		return x.OwnerAfter
+	}
+	return nil
+}
+
+// CallBack asks a block's owner for the block, or for a part of it, that holds no address.
+type CallBack struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The block itself, or a half of it, or of its halves.
+	Cidr string `protobuf:"bytes,2,opt,name=cidr,proto3" json:"cidr,omitempty"`
+	// The node that waits for it.
+	WantedBy  string                 `protobuf:"bytes,3,opt,name=wanted_by,json=wantedBy,proto3" json:"wanted_by,omitempty"`
+	AskedTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=asked_time,json=askedTime,proto3" json:"asked_time,omitempty"`
+	// The block that it was asked of: a Withdrawing part still names it.
+	Block         string `protobuf:"bytes,5,opt,name=block,proto3" json:"block,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CallBack) Reset() {
+	*x = CallBack{}
+	mi := &file_clearway_v1_resources_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CallBack) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CallBack) ProtoMessage() {}
+
+func (x *CallBack) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resources_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CallBack.ProtoReflect.Descriptor instead.
+func (*CallBack) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *CallBack) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *CallBack) GetCidr() string {
+	if x != nil {
+		return x.Cidr
+	}
+	return ""
+}
+
+func (x *CallBack) GetWantedBy() string {
+	if x != nil {
+		return x.WantedBy
+	}
+	return ""
+}
+
+func (x *CallBack) GetAskedTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.AskedTime
+	}
+	return nil
+}
+
+func (x *CallBack) GetBlock() string {
+	if x != nil {
+		return x.Block
+	}
+	return ""
+}
+
 type BlockStatus struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Addresses int64                  `protobuf:"varint,1,opt,name=addresses,proto3" json:"addresses,omitempty"`
 	Assigned  int64                  `protobuf:"varint,2,opt,name=assigned,proto3" json:"assigned,omitempty"`
 	Cooling   int64                  `protobuf:"varint,3,opt,name=cooling,proto3" json:"cooling,omitempty"`
 	// Sealed blocks give no new addresses.
-	Sealed        bool `protobuf:"varint,4,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	Sealed bool `protobuf:"varint,4,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	// What could be called back of it now: the block, or a part of it; empty: nothing.
+	Callable      string `protobuf:"bytes,5,opt,name=callable,proto3" json:"callable,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BlockStatus) Reset() {
 	*x = BlockStatus{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[27]
+	mi := &file_clearway_v1_resources_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2320,7 +4321,7 @@ func (x *BlockStatus) String() string {
 func (*BlockStatus) ProtoMessage() {}
 
 func (x *BlockStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[27]
+	mi := &file_clearway_v1_resources_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2333,7 +4334,7 @@ func (x *BlockStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatus.ProtoReflect.Descriptor instead.
 func (*BlockStatus) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{27}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *BlockStatus) GetAddresses() int64 {
@@ -2364,6 +4365,13 @@ func (x *BlockStatus) GetSealed() bool {
 	return false
 }
 
+func (x *BlockStatus) GetCallable() string {
+	if x != nil {
+		return x.Callable
+	}
+	return ""
+}
+
 // Assignment is one address held by one attachment.
 type Assignment struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2378,7 +4386,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[28]
+	mi := &file_clearway_v1_resources_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2390,7 +4398,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[28]
+	mi := &file_clearway_v1_resources_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2403,7 +4411,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{28}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Assignment) GetApiVersion() string {
@@ -2458,7 +4466,7 @@ type AssignmentSpec struct {
 
 func (x *AssignmentSpec) Reset() {
 	*x = AssignmentSpec{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[29]
+	mi := &file_clearway_v1_resources_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2470,7 +4478,7 @@ func (x *AssignmentSpec) String() string {
 func (*AssignmentSpec) ProtoMessage() {}
 
 func (x *AssignmentSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[29]
+	mi := &file_clearway_v1_resources_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2483,7 +4491,7 @@ func (x *AssignmentSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignmentSpec.ProtoReflect.Descriptor instead.
 func (*AssignmentSpec) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{29}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *AssignmentSpec) GetAddress() string {
@@ -2542,6 +4550,69 @@ func (x *AssignmentSpec) GetJournalNumber() int64 {
 	return 0
 }
 
+// Tenure is one attachment's time with one address.
+type Tenure struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Assignment *AssignmentSpec        `protobuf:"bytes,1,opt,name=assignment,proto3" json:"assignment,omitempty"`
+	// Absent: it holds the address still, as far as its node has told.
+	ReleasedTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=released_time,json=releasedTime,proto3" json:"released_time,omitempty"`
+	// It ended at released_time at the latest: nobody told when.
+	ReleasedBefore bool `protobuf:"varint,3,opt,name=released_before,json=releasedBefore,proto3" json:"released_before,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Tenure) Reset() {
+	*x = Tenure{}
+	mi := &file_clearway_v1_resources_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Tenure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Tenure) ProtoMessage() {}
+
+func (x *Tenure) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resources_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Tenure.ProtoReflect.Descriptor instead.
+func (*Tenure) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *Tenure) GetAssignment() *AssignmentSpec {
+	if x != nil {
+		return x.Assignment
+	}
+	return nil
+}
+
+func (x *Tenure) GetReleasedTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ReleasedTime
+	}
+	return nil
+}
+
+func (x *Tenure) GetReleasedBefore() bool {
+	if x != nil {
+		return x.ReleasedBefore
+	}
+	return false
+}
+
 // Attachment is CNI's key of an interface in a sandbox, within a named network.
 type Attachment struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2554,7 +4625,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[30]
+	mi := &file_clearway_v1_resources_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2566,7 +4637,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[30]
+	mi := &file_clearway_v1_resources_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2579,7 +4650,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{30}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Attachment) GetNetwork() string {
@@ -2614,7 +4685,7 @@ type Pod struct {
 
 func (x *Pod) Reset() {
 	*x = Pod{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[31]
+	mi := &file_clearway_v1_resources_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2626,7 +4697,7 @@ func (x *Pod) String() string {
 func (*Pod) ProtoMessage() {}
 
 func (x *Pod) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[31]
+	mi := &file_clearway_v1_resources_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2639,7 +4710,7 @@ func (x *Pod) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pod.ProtoReflect.Descriptor instead.
 func (*Pod) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{31}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Pod) GetNamespace() string {
@@ -2677,7 +4748,7 @@ type BGPSession struct {
 
 func (x *BGPSession) Reset() {
 	*x = BGPSession{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[32]
+	mi := &file_clearway_v1_resources_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2689,7 +4760,7 @@ func (x *BGPSession) String() string {
 func (*BGPSession) ProtoMessage() {}
 
 func (x *BGPSession) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[32]
+	mi := &file_clearway_v1_resources_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2702,7 +4773,7 @@ func (x *BGPSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BGPSession.ProtoReflect.Descriptor instead.
 func (*BGPSession) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{32}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *BGPSession) GetApiVersion() string {
@@ -2754,7 +4825,7 @@ type BGPSessionSpec struct {
 
 func (x *BGPSessionSpec) Reset() {
 	*x = BGPSessionSpec{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[33]
+	mi := &file_clearway_v1_resources_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2766,7 +4837,7 @@ func (x *BGPSessionSpec) String() string {
 func (*BGPSessionSpec) ProtoMessage() {}
 
 func (x *BGPSessionSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[33]
+	mi := &file_clearway_v1_resources_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2779,7 +4850,7 @@ func (x *BGPSessionSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BGPSessionSpec.ProtoReflect.Descriptor instead.
 func (*BGPSessionSpec) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{33}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *BGPSessionSpec) GetNode() string {
@@ -2829,15 +4900,25 @@ type BGPSessionStatus struct {
 	// Whether the peer negotiated graceful restart (RFC 4724).
 	GracefulRestart bool `protobuf:"varint,7,opt,name=graceful_restart,json=gracefulRestart,proto3" json:"graceful_restart,omitempty"`
 	// Why it is not Established, in a sentence.
-	Reason        string `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
-	Flaps         int64  `protobuf:"varint,9,opt,name=flaps,proto3" json:"flaps,omitempty"`
+	Reason string `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	Flaps  int64  `protobuf:"varint,9,opt,name=flaps,proto3" json:"flaps,omitempty"`
+	// Absent where no BFD is wanted.
+	Bfd *BFDStatus `protobuf:"bytes,10,opt,name=bfd,proto3" json:"bfd,omitempty"`
+	// Fields that changed and take effect when the session next comes up.
+	Pending []string `protobuf:"bytes,40,rep,name=pending,proto3" json:"pending,omitempty"`
+	// What the peer's OPEN said, last time.
+	RouterId string `protobuf:"bytes,41,opt,name=router_id,json=routerID,proto3" json:"router_id,omitempty"`
+	// Whether long-lived graceful restart (RFC 9494) was agreed on.
+	LongLived bool `protobuf:"varint,42,opt,name=long_lived,json=longLived,proto3" json:"long_lived,omitempty"`
+	// Families in which the peer sends several paths to one prefix (RFC 7911).
+	AddPath       []string `protobuf:"bytes,43,rep,name=add_path,json=addPath,proto3" json:"add_path,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BGPSessionStatus) Reset() {
 	*x = BGPSessionStatus{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[34]
+	mi := &file_clearway_v1_resources_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2849,7 +4930,7 @@ func (x *BGPSessionStatus) String() string {
 func (*BGPSessionStatus) ProtoMessage() {}
 
 func (x *BGPSessionStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[34]
+	mi := &file_clearway_v1_resources_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2862,7 +4943,7 @@ func (x *BGPSessionStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BGPSessionStatus.ProtoReflect.Descriptor instead.
 func (*BGPSessionStatus) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{34}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *BGPSessionStatus) GetState() string {
@@ -2928,6 +5009,41 @@ func (x *BGPSessionStatus) GetFlaps() int64 {
 	return 0
 }
 
+func (x *BGPSessionStatus) GetBfd() *BFDStatus {
+	if x != nil {
+		return x.Bfd
+	}
+	return nil
+}
+
+func (x *BGPSessionStatus) GetPending() []string {
+	if x != nil {
+		return x.Pending
+	}
+	return nil
+}
+
+func (x *BGPSessionStatus) GetRouterId() string {
+	if x != nil {
+		return x.RouterId
+	}
+	return ""
+}
+
+func (x *BGPSessionStatus) GetLongLived() bool {
+	if x != nil {
+		return x.LongLived
+	}
+	return false
+}
+
+func (x *BGPSessionStatus) GetAddPath() []string {
+	if x != nil {
+		return x.AddPath
+	}
+	return nil
+}
+
 // Route is one prefix as a node holds it. metadata.name is the prefix written as a Block's name.
 type Route struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2942,7 +5058,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[35]
+	mi := &file_clearway_v1_resources_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2954,7 +5070,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[35]
+	mi := &file_clearway_v1_resources_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2967,7 +5083,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{35}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Route) GetApiVersion() string {
@@ -3017,7 +5133,7 @@ type RouteSpec struct {
 
 func (x *RouteSpec) Reset() {
 	*x = RouteSpec{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[36]
+	mi := &file_clearway_v1_resources_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3029,7 +5145,7 @@ func (x *RouteSpec) String() string {
 func (*RouteSpec) ProtoMessage() {}
 
 func (x *RouteSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[36]
+	mi := &file_clearway_v1_resources_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3042,7 +5158,7 @@ func (x *RouteSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteSpec.ProtoReflect.Descriptor instead.
 func (*RouteSpec) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{36}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *RouteSpec) GetNode() string {
@@ -3073,14 +5189,18 @@ type RouteStatus struct {
 	State  string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
 	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	// The node that owns the prefix, by the ownership log.
-	Owner         string `protobuf:"bytes,4,opt,name=owner,proto3" json:"owner,omitempty"`
+	Owner string `protobuf:"bytes,4,opt,name=owner,proto3" json:"owner,omitempty"`
+	// Of an advertised one: each session, and whether its peer is told.
+	Peers []*RoutePeer `protobuf:"bytes,5,rep,name=peers,proto3" json:"peers,omitempty"`
+	// What the kernel has, where it was asked for (ListRequest.kernel).
+	Kernel        *KernelRoute `protobuf:"bytes,6,opt,name=kernel,proto3" json:"kernel,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RouteStatus) Reset() {
 	*x = RouteStatus{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[37]
+	mi := &file_clearway_v1_resources_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3092,7 +5212,7 @@ func (x *RouteStatus) String() string {
 func (*RouteStatus) ProtoMessage() {}
 
 func (x *RouteStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[37]
+	mi := &file_clearway_v1_resources_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3105,7 +5225,7 @@ func (x *RouteStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteStatus.ProtoReflect.Descriptor instead.
 func (*RouteStatus) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{37}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *RouteStatus) GetPaths() []*RoutePath {
@@ -3136,26 +5256,179 @@ func (x *RouteStatus) GetOwner() string {
 	return ""
 }
 
+func (x *RouteStatus) GetPeers() []*RoutePeer {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+func (x *RouteStatus) GetKernel() *KernelRoute {
+	if x != nil {
+		return x.Kernel
+	}
+	return nil
+}
+
+// RoutePeer is a session that an advertised prefix is told in, or is not.
+type RoutePeer struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	PeerAddress string                 `protobuf:"bytes,1,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"`
+	// "BGPPeer/<name>" or "nodeMesh/<node>".
+	Origin string `protobuf:"bytes,2,opt,name=origin,proto3" json:"origin,omitempty"`
+	// Told, Withheld (by an export filter), NotNegotiated (the session does not carry the family) or Down.
+	State string `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
+	// Why it is not told, in a sentence; or how it is, where that is not as by default.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RoutePeer) Reset() {
+	*x = RoutePeer{}
+	mi := &file_clearway_v1_resources_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RoutePeer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RoutePeer) ProtoMessage() {}
+
+func (x *RoutePeer) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resources_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RoutePeer.ProtoReflect.Descriptor instead.
+func (*RoutePeer) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *RoutePeer) GetPeerAddress() string {
+	if x != nil {
+		return x.PeerAddress
+	}
+	return ""
+}
+
+func (x *RoutePeer) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *RoutePeer) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *RoutePeer) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// KernelRoute is what one look at a node's kernel found at a prefix.
+type KernelRoute struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether there is a route of ours.
+	Present bool `protobuf:"varint,1,opt,name=present,proto3" json:"present,omitempty"`
+	// Its ways out, as ip(8) writes them: "via 192.0.2.1 dev eth0", "blackhole".
+	NextHops []string `protobuf:"bytes,2,rep,name=next_hops,json=nextHops,proto3" json:"next_hops,omitempty"`
+	// Somebody else's route that packets follow in its place, or that takes a part of them; empty: none.
+	HiddenBy      string `protobuf:"bytes,3,opt,name=hidden_by,json=hiddenBy,proto3" json:"hidden_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KernelRoute) Reset() {
+	*x = KernelRoute{}
+	mi := &file_clearway_v1_resources_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KernelRoute) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KernelRoute) ProtoMessage() {}
+
+func (x *KernelRoute) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resources_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KernelRoute.ProtoReflect.Descriptor instead.
+func (*KernelRoute) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *KernelRoute) GetPresent() bool {
+	if x != nil {
+		return x.Present
+	}
+	return false
+}
+
+func (x *KernelRoute) GetNextHops() []string {
+	if x != nil {
+		return x.NextHops
+	}
+	return nil
+}
+
+func (x *KernelRoute) GetHiddenBy() string {
+	if x != nil {
+		return x.HiddenBy
+	}
+	return ""
+}
+
 type RoutePath struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	PeerAddress string                 `protobuf:"bytes,1,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"`
 	NextHop     string                 `protobuf:"bytes,2,opt,name=next_hop,json=nextHop,proto3" json:"next_hop,omitempty"`
 	AsPath      []uint32               `protobuf:"varint,3,rep,packed,name=as_path,json=asPath,proto3" json:"as_path,omitempty"`
-	Communities []string               `protobuf:"bytes,4,rep,name=communities,proto3" json:"communities,omitempty"`
-	LocalPref   uint32                 `protobuf:"varint,5,opt,name=local_pref,json=localPref,proto3" json:"local_pref,omitempty"`
-	Med         uint32                 `protobuf:"varint,6,opt,name=med,proto3" json:"med,omitempty"`
-	Best        bool                   `protobuf:"varint,7,opt,name=best,proto3" json:"best,omitempty"`
+	// Standard and large, as the peer told them.
+	Communities []string `protobuf:"bytes,4,rep,name=communities,proto3" json:"communities,omitempty"`
+	LocalPref   uint32   `protobuf:"varint,5,opt,name=local_pref,json=localPref,proto3" json:"local_pref,omitempty"`
+	Med         uint32   `protobuf:"varint,6,opt,name=med,proto3" json:"med,omitempty"`
+	Best        bool     `protobuf:"varint,7,opt,name=best,proto3" json:"best,omitempty"`
 	// Accepted, Pending or Rejected, and by which rule.
-	Verdict       string `protobuf:"bytes,8,opt,name=verdict,proto3" json:"verdict,omitempty"`
-	Reason        string `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
-	Stale         bool   `protobuf:"varint,10,opt,name=stale,proto3" json:"stale,omitempty"`
+	Verdict string `protobuf:"bytes,8,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	Reason  string `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
+	Stale   bool   `protobuf:"varint,10,opt,name=stale,proto3" json:"stale,omitempty"`
+	// What import filters, or the path's communities, changed before it was compared with others, in words.
+	Changes       []string `protobuf:"bytes,11,rep,name=changes,proto3" json:"changes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RoutePath) Reset() {
 	*x = RoutePath{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[38]
+	mi := &file_clearway_v1_resources_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3167,7 +5440,7 @@ func (x *RoutePath) String() string {
 func (*RoutePath) ProtoMessage() {}
 
 func (x *RoutePath) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[38]
+	mi := &file_clearway_v1_resources_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3180,7 +5453,7 @@ func (x *RoutePath) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoutePath.ProtoReflect.Descriptor instead.
 func (*RoutePath) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{38}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *RoutePath) GetPeerAddress() string {
@@ -3253,6 +5526,13 @@ func (x *RoutePath) GetStale() bool {
 	return false
 }
 
+func (x *RoutePath) GetChanges() []string {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
 // Event is something an operator may want to know of.
 type Event struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3267,7 +5547,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[39]
+	mi := &file_clearway_v1_resources_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3279,7 +5559,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[39]
+	mi := &file_clearway_v1_resources_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3292,7 +5572,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{39}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Event) GetApiVersion() string {
@@ -3347,7 +5627,7 @@ type EventSpec struct {
 
 func (x *EventSpec) Reset() {
 	*x = EventSpec{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[40]
+	mi := &file_clearway_v1_resources_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3359,7 +5639,7 @@ func (x *EventSpec) String() string {
 func (*EventSpec) ProtoMessage() {}
 
 func (x *EventSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[40]
+	mi := &file_clearway_v1_resources_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3372,7 +5652,7 @@ func (x *EventSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventSpec.ProtoReflect.Descriptor instead.
 func (*EventSpec) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{40}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *EventSpec) GetTime() *timestamppb.Timestamp {
@@ -3434,6 +5714,7 @@ type Resource struct {
 	//	*Resource_BgpSession
 	//	*Resource_Route
 	//	*Resource_Event
+	//	*Resource_IpQuota
 	Resource      isResource_Resource `protobuf_oneof:"resource"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3441,7 +5722,7 @@ type Resource struct {
 
 func (x *Resource) Reset() {
 	*x = Resource{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[41]
+	mi := &file_clearway_v1_resources_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3453,7 +5734,7 @@ func (x *Resource) String() string {
 func (*Resource) ProtoMessage() {}
 
 func (x *Resource) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[41]
+	mi := &file_clearway_v1_resources_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3466,7 +5747,7 @@ func (x *Resource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resource.ProtoReflect.Descriptor instead.
 func (*Resource) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{41}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Resource) GetResource() isResource_Resource {
@@ -3584,6 +5865,15 @@ func (x *Resource) GetEvent() *Event {
 	return nil
 }
 
+func (x *Resource) GetIpQuota() *IPQuota {
+	if x != nil {
+		if x, ok := x.Resource.(*Resource_IpQuota); ok {
+			return x.IpQuota
+		}
+	}
+	return nil
+}
+
 type isResource_Resource interface {
 	isResource_Resource()
 }
@@ -3636,6 +5926,10 @@ type Resource_Event struct {
 	Event *Event `protobuf:"bytes,12,opt,name=event,proto3,oneof"`
 }
 
+type Resource_IpQuota struct {
+	IpQuota *IPQuota `protobuf:"bytes,13,opt,name=ip_quota,json=ipQuota,proto3,oneof"`
+}
+
 func (*Resource_IpPool) isResource_Resource() {}
 
 func (*Resource_IpReservation) isResource_Resource() {}
@@ -3660,11 +5954,13 @@ func (*Resource_Route) isResource_Resource() {}
 
 func (*Resource_Event) isResource_Resource() {}
 
+func (*Resource_IpQuota) isResource_Resource() {}
+
 var File_clearway_v1_resources_proto protoreflect.FileDescriptor
 
 const file_clearway_v1_resources_proto_rawDesc = "" +
 	"\n" +
-	"\x1bclearway/v1/resources.proto\x12\vclearway.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcc\x03\n" +
+	"\x1bclearway/v1/resources.proto\x12\vclearway.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc4\x04\n" +
 	"\n" +
 	"ObjectMeta\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
@@ -3675,13 +5971,21 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	"generation\x12I\n" +
 	"\x12creation_timestamp\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x11creationTimestamp\x12;\n" +
 	"\x06labels\x18\x06 \x03(\v2#.clearway.v1.ObjectMeta.LabelsEntryR\x06labels\x12J\n" +
-	"\vannotations\x18\a \x03(\v2(.clearway.v1.ObjectMeta.AnnotationsEntryR\vannotations\x1a9\n" +
+	"\vannotations\x18\a \x03(\v2(.clearway.v1.ObjectMeta.AnnotationsEntryR\vannotations\x12I\n" +
+	"\x12deletion_timestamp\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x11deletionTimestamp\x12+\n" +
+	"\x06source\x18\t \x01(\v2\x13.clearway.v1.SourceR\x06source\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a>\n" +
 	"\x10AnnotationsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf3\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"e\n" +
+	"\x06Source\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\x12)\n" +
+	"\x10resource_version\x18\x02 \x01(\tR\x0fresourceVersion\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x03 \x01(\x03R\n" +
+	"generation\"\xf3\x01\n" +
 	"\rLabelSelector\x12N\n" +
 	"\fmatch_labels\x18\x01 \x03(\v2+.clearway.v1.LabelSelector.MatchLabelsEntryR\vmatchLabels\x12R\n" +
 	"\x11match_expressions\x18\x02 \x03(\v2%.clearway.v1.LabelSelectorRequirementR\x10matchExpressions\x1a>\n" +
@@ -3698,16 +6002,18 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x04 \x01(\tR\amessage\x12L\n" +
 	"\x14last_transition_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x12lastTransitionTime\x12/\n" +
-	"\x13observed_generation\x18\x06 \x01(\x03R\x12observedGeneration\"\n" +
+	"\x13observed_generation\x18\x06 \x01(\x03R\x12observedGeneration\"B\n" +
+	"\bNoStatus\x126\n" +
 	"\n" +
-	"\bNoStatus\"\xd2\x01\n" +
+	"conditions\x18\x01 \x03(\v2\x16.clearway.v1.ConditionR\n" +
+	"conditions\"\xd2\x01\n" +
 	"\x06IPPool\x12\x1f\n" +
 	"\vapi_version\x18\x01 \x01(\tR\n" +
 	"apiVersion\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x123\n" +
 	"\bmetadata\x18\x03 \x01(\v2\x17.clearway.v1.ObjectMetaR\bmetadata\x12+\n" +
 	"\x04spec\x18\x04 \x01(\v2\x17.clearway.v1.IPPoolSpecR\x04spec\x121\n" +
-	"\x06status\x18\x05 \x01(\v2\x19.clearway.v1.IPPoolStatusR\x06status\"\x8c\x02\n" +
+	"\x06status\x18\x05 \x01(\v2\x19.clearway.v1.IPPoolStatusR\x06status\"\xe6\x05\n" +
 	"\n" +
 	"IPPoolSpec\x12\x12\n" +
 	"\x04cidr\x18\x01 \x01(\tR\x04cidr\x12\x12\n" +
@@ -3718,7 +6024,23 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	"\rnode_selector\x18\x05 \x01(\v2\x1a.clearway.v1.LabelSelectorR\fnodeSelector\x12\x1a\n" +
 	"\bdisabled\x18\x06 \x01(\bR\bdisabled\x12\x1a\n" +
 	"\bpriority\x18\a \x01(\x05R\bpriority\x12\x18\n" +
-	"\agateway\x18\b \x01(\tR\agateway\"\xda\x01\n" +
+	"\agateway\x18\b \x01(\tR\agateway\x12I\n" +
+	"\x12namespace_selector\x18\t \x01(\v2\x1a.clearway.v1.LabelSelectorR\x11namespaceSelector\x12=\n" +
+	"\fpod_selector\x18\n" +
+	" \x01(\v2\x1a.clearway.v1.LabelSelectorR\vpodSelector\x12\x16\n" +
+	"\x06layout\x18\v \x01(\tR\x06layout\x12\x14\n" +
+	"\x05drain\x18\f \x01(\bR\x05drain\x12\x19\n" +
+	"\bdrain_to\x18\r \x01(\tR\adrainTo\x12\x1f\n" +
+	"\vdrain_cidrs\x18\x0e \x03(\tR\n" +
+	"drainCIDRs\x12*\n" +
+	"\x0ereserved_first\x18\x0f \x01(\x05H\x00R\rreservedFirst\x88\x01\x01\x12(\n" +
+	"\rreserved_last\x18\x10 \x01(\x05H\x01R\freservedLast\x88\x01\x01\x12&\n" +
+	"\x0favoid_buggy_ips\x18\x11 \x01(\bR\ravoidBuggyIPs\x12 \n" +
+	"\vcommunities\x18( \x03(\tR\vcommunities\x12\x1f\n" +
+	"\vsticky_time\x18\x12 \x01(\tR\n" +
+	"stickyTimeB\x11\n" +
+	"\x0f_reserved_firstB\x10\n" +
+	"\x0e_reserved_last\"\xda\x04\n" +
 	"\fIPPoolStatus\x12\x14\n" +
 	"\x05phase\x18\x01 \x01(\tR\x05phase\x12\x16\n" +
 	"\x06blocks\x18\x02 \x01(\x03R\x06blocks\x12\x1f\n" +
@@ -3728,28 +6050,89 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	"\bassigned\x18\x05 \x01(\x03R\bassigned\x126\n" +
 	"\n" +
 	"conditions\x18\x06 \x03(\v2\x16.clearway.v1.ConditionR\n" +
-	"conditions\"\xdc\x01\n" +
+	"conditions\x12!\n" +
+	"\fformer_cidrs\x18\a \x03(\tR\vformerCIDRs\x12'\n" +
+	"\x0fformer_gateways\x18\b \x03(\tR\x0eformerGateways\x12%\n" +
+	"\x0efree_addresses\x18\t \x01(\x03R\rfreeAddresses\x12-\n" +
+	"\x12stranded_addresses\x18\n" +
+	" \x01(\x03R\x11strandedAddresses\x12+\n" +
+	"\x11cooling_addresses\x18\v \x01(\x03R\x10coolingAddresses\x123\n" +
+	"\x15withdrawing_addresses\x18\f \x01(\x03R\x14withdrawingAddresses\x12-\n" +
+	"\x12orphaned_addresses\x18\r \x01(\x03R\x11orphanedAddresses\x12-\n" +
+	"\x12callable_addresses\x18\x0e \x01(\x03R\x11callableAddresses\x12\x1c\n" +
+	"\tavailable\x18\x14 \x01(\x03R\tavailable\"\xe7\x01\n" +
 	"\rIPReservation\x12\x1f\n" +
 	"\vapi_version\x18\x01 \x01(\tR\n" +
 	"apiVersion\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x123\n" +
 	"\bmetadata\x18\x03 \x01(\v2\x17.clearway.v1.ObjectMetaR\bmetadata\x122\n" +
-	"\x04spec\x18\x04 \x01(\v2\x1e.clearway.v1.IPReservationSpecR\x04spec\x12-\n" +
-	"\x06status\x18\x05 \x01(\v2\x15.clearway.v1.NoStatusR\x06status\"A\n" +
+	"\x04spec\x18\x04 \x01(\v2\x1e.clearway.v1.IPReservationSpecR\x04spec\x128\n" +
+	"\x06status\x18\x05 \x01(\v2 .clearway.v1.IPReservationStatusR\x06status\"W\n" +
 	"\x11IPReservationSpec\x12\x14\n" +
 	"\x05cidrs\x18\x01 \x03(\tR\x05cidrs\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xe4\x01\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05until\x18\x03 \x01(\tR\x05until\"\x7f\n" +
+	"\x13IPReservationStatus\x12\x14\n" +
+	"\x05phase\x18\x01 \x01(\tR\x05phase\x12\x1a\n" +
+	"\bassigned\x18\x02 \x01(\x03R\bassigned\x126\n" +
+	"\n" +
+	"conditions\x18\x03 \x03(\v2\x16.clearway.v1.ConditionR\n" +
+	"conditions\"\xd5\x01\n" +
+	"\aIPQuota\x12\x1f\n" +
+	"\vapi_version\x18\x01 \x01(\tR\n" +
+	"apiVersion\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x123\n" +
+	"\bmetadata\x18\x03 \x01(\v2\x17.clearway.v1.ObjectMetaR\bmetadata\x12,\n" +
+	"\x04spec\x18\x04 \x01(\v2\x18.clearway.v1.IPQuotaSpecR\x04spec\x122\n" +
+	"\x06status\x18\x05 \x01(\v2\x1a.clearway.v1.IPQuotaStatusR\x06status\"\xc7\x02\n" +
+	"\vIPQuotaSpec\x12I\n" +
+	"\x12namespace_selector\x18\x01 \x01(\v2\x1a.clearway.v1.LabelSelectorR\x11namespaceSelector\x12=\n" +
+	"\fpod_selector\x18\x02 \x01(\v2\x1a.clearway.v1.LabelSelectorR\vpodSelector\x12\x14\n" +
+	"\x05pools\x18\x03 \x03(\tR\x05pools\x12!\n" +
+	"\taddresses\x18\x04 \x01(\x03H\x00R\taddresses\x88\x01\x01\x12\x1b\n" +
+	"\x06blocks\x18\x05 \x01(\x03H\x01R\x06blocks\x88\x01\x01\x12?\n" +
+	"\rnode_selector\x18\x06 \x01(\v2\x1a.clearway.v1.LabelSelectorR\fnodeSelectorB\f\n" +
+	"\n" +
+	"_addressesB\t\n" +
+	"\a_blocks\"\xce\x01\n" +
+	"\rIPQuotaStatus\x12\x1c\n" +
+	"\tdelegated\x18\x01 \x01(\x03R\tdelegated\x12\x12\n" +
+	"\x04used\x18\x02 \x01(\x03R\x04used\x12\x16\n" +
+	"\x06blocks\x18\x03 \x01(\x03R\x06blocks\x12;\n" +
+	"\n" +
+	"allowances\x18\x04 \x03(\v2\x1b.clearway.v1.QuotaAllowanceR\n" +
+	"allowances\x126\n" +
+	"\n" +
+	"conditions\x18\x05 \x03(\v2\x16.clearway.v1.ConditionR\n" +
+	"conditions\"\xc0\x01\n" +
+	"\x0eQuotaAllowance\x12\x14\n" +
+	"\x05quota\x18\x01 \x01(\tR\x05quota\x12\x1b\n" +
+	"\tquota_uid\x18\x02 \x01(\tR\bquotaUID\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\x12\x16\n" +
+	"\x06amount\x18\x04 \x01(\x03R\x06amount\x12\x12\n" +
+	"\x04used\x18\x05 \x01(\x03R\x04used\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x06 \x01(\x03R\n" +
+	"generation\x12\x1b\n" +
+	"\tgive_back\x18\a \x01(\bR\bgiveBack\"\xe4\x01\n" +
 	"\x11IPAMConfiguration\x12\x1f\n" +
 	"\vapi_version\x18\x01 \x01(\tR\n" +
 	"apiVersion\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x123\n" +
 	"\bmetadata\x18\x03 \x01(\v2\x17.clearway.v1.ObjectMetaR\bmetadata\x126\n" +
 	"\x04spec\x18\x04 \x01(\v2\".clearway.v1.IPAMConfigurationSpecR\x04spec\x12-\n" +
-	"\x06status\x18\x05 \x01(\v2\x15.clearway.v1.NoStatusR\x06status\"\x8b\x01\n" +
+	"\x06status\x18\x05 \x01(\v2\x15.clearway.v1.NoStatusR\x06status\"\xf9\x02\n" +
 	"\x15IPAMConfigurationSpec\x12\x1a\n" +
 	"\bcooldown\x18\x01 \x01(\tR\bcooldown\x12 \n" +
 	"\tlow_water\x18\x02 \x01(\x05H\x00R\blowWater\x88\x01\x01\x12&\n" +
-	"\x0fblock_idle_time\x18\x03 \x01(\tR\rblockIdleTimeB\f\n" +
+	"\x0fblock_idle_time\x18\x03 \x01(\tR\rblockIdleTime\x12\x1d\n" +
+	"\n" +
+	"leak_grace\x18\x04 \x01(\tR\tleakGrace\x123\n" +
+	"\x16status_fails_when_full\x18\x05 \x01(\bR\x13statusFailsWhenFull\x12!\n" +
+	"\forphan_grace\x18\x06 \x01(\tR\vorphanGrace\x12#\n" +
+	"\rrecovery_wait\x18\a \x01(\tR\frecoveryWait\x12+\n" +
+	"\x11history_retention\x18\b \x01(\tR\x10historyRetention\x12#\n" +
+	"\rhistory_quota\x18\t \x01(\tR\fhistoryQuotaB\f\n" +
 	"\n" +
 	"_low_water\"\xe2\x01\n" +
 	"\x10BGPConfiguration\x12\x1f\n" +
@@ -3758,7 +6141,7 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x123\n" +
 	"\bmetadata\x18\x03 \x01(\v2\x17.clearway.v1.ObjectMetaR\bmetadata\x125\n" +
 	"\x04spec\x18\x04 \x01(\v2!.clearway.v1.BGPConfigurationSpecR\x04spec\x12-\n" +
-	"\x06status\x18\x05 \x01(\v2\x15.clearway.v1.NoStatusR\x06status\"\x9e\x02\n" +
+	"\x06status\x18\x05 \x01(\v2\x15.clearway.v1.NoStatusR\x06status\"\xbe\x04\n" +
 	"\x14BGPConfigurationSpec\x12\x1b\n" +
 	"\tas_number\x18\x01 \x01(\rR\basNumber\x12\x1b\n" +
 	"\tnode_mesh\x18\x02 \x01(\tR\bnodeMesh\x12\x1f\n" +
@@ -3769,18 +6152,63 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	"aggregates\x12\x1b\n" +
 	"\thold_time\x18\x05 \x01(\tR\bholdTime\x12%\n" +
 	"\x0ekeepalive_time\x18\x06 \x01(\tR\rkeepaliveTime\x12G\n" +
-	"\x10graceful_restart\x18\a \x01(\v2\x1c.clearway.v1.GracefulRestartR\x0fgracefulRestart\"u\n" +
+	"\x10graceful_restart\x18\a \x01(\v2\x1c.clearway.v1.GracefulRestartR\x0fgracefulRestart\x12\"\n" +
+	"\x03bfd\x18\b \x01(\v2\x10.clearway.v1.BFDR\x03bfd\x12K\n" +
+	"\x15originated_aggregates\x18* \x03(\v2\x16.clearway.v1.AggregateR\x14originatedAggregates\x127\n" +
+	"\n" +
+	"reflectors\x18) \x01(\v2\x17.clearway.v1.ReflectorsR\n" +
+	"reflectors\x12M\n" +
+	"\x12prefix_communities\x18( \x03(\v2\x1e.clearway.v1.PrefixCommunitiesR\x11prefixCommunities\x12%\n" +
+	"\x0ebmp_collectors\x18< \x03(\tR\rbmpCollectors\"\xaf\x01\n" +
+	"\tAggregate\x12\x12\n" +
+	"\x04cidr\x18\x01 \x01(\tR\x04cidr\x12?\n" +
+	"\rnode_selector\x18\x02 \x01(\v2\x1a.clearway.v1.LabelSelectorR\fnodeSelector\x12+\n" +
+	"\x11without_specifics\x18\x03 \x01(\bR\x10withoutSpecifics\x12 \n" +
+	"\vcommunities\x18\x04 \x03(\tR\vcommunities\"\xb9\x01\n" +
+	"\n" +
+	"Reflectors\x12\x1c\n" +
+	"\tthreshold\x18\x01 \x01(\x05R\tthreshold\x122\n" +
+	"\x15clients_per_reflector\x18\x02 \x01(\x05R\x13clientsPerReflector\x12!\n" +
+	"\fdomain_label\x18\x03 \x01(\tR\vdomainLabel\x126\n" +
+	"\bselector\x18\x04 \x01(\v2\x1a.clearway.v1.LabelSelectorR\bselector\"I\n" +
+	"\x11PrefixCommunities\x12\x12\n" +
+	"\x04cidr\x18\x01 \x01(\tR\x04cidr\x12 \n" +
+	"\vcommunities\x18\x02 \x03(\tR\vcommunities\"\xb6\x01\n" +
+	"\x03BFD\x12\x1a\n" +
+	"\bdisabled\x18\x01 \x01(\bR\bdisabled\x12\x15\n" +
+	"\x06min_tx\x18\x02 \x01(\tR\x05minTx\x12\x15\n" +
+	"\x06min_rx\x18\x03 \x01(\tR\x05minRx\x12\x1e\n" +
+	"\n" +
+	"multiplier\x18\x04 \x01(\x05R\n" +
+	"multiplier\x12\x1f\n" +
+	"\bmultihop\x18\x05 \x01(\bH\x00R\bmultihop\x88\x01\x01\x12\x17\n" +
+	"\amin_ttl\x18\x06 \x01(\x05R\x06minTTLB\v\n" +
+	"\t_multihop\"\xbf\x02\n" +
+	"\tBFDStatus\x12\x14\n" +
+	"\x05state\x18\x01 \x01(\tR\x05state\x12!\n" +
+	"\fremote_state\x18\x02 \x01(\tR\vremoteState\x12\x1e\n" +
+	"\n" +
+	"diagnostic\x18\x03 \x01(\tR\n" +
+	"diagnostic\x12+\n" +
+	"\x11remote_diagnostic\x18\x04 \x01(\tR\x10remoteDiagnostic\x120\n" +
+	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x1f\n" +
+	"\vtx_interval\x18\x06 \x01(\tR\n" +
+	"txInterval\x12%\n" +
+	"\x0edetection_time\x18\a \x01(\tR\rdetectionTime\x12\x1a\n" +
+	"\bfailures\x18\b \x01(\x03R\bfailures\x12\x16\n" +
+	"\x06reason\x18\t \x01(\tR\x06reason\"\x9d\x01\n" +
 	"\x0fGracefulRestart\x12\x1a\n" +
 	"\bdisabled\x18\x01 \x01(\bR\bdisabled\x12!\n" +
 	"\frestart_time\x18\x02 \x01(\tR\vrestartTime\x12#\n" +
-	"\rdeferral_time\x18\x03 \x01(\tR\fdeferralTime\"\xd5\x01\n" +
+	"\rdeferral_time\x18\x03 \x01(\tR\fdeferralTime\x12&\n" +
+	"\x0flong_lived_time\x18( \x01(\tR\rlongLivedTime\"\xd5\x01\n" +
 	"\aBGPPeer\x12\x1f\n" +
 	"\vapi_version\x18\x01 \x01(\tR\n" +
 	"apiVersion\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x123\n" +
 	"\bmetadata\x18\x03 \x01(\v2\x17.clearway.v1.ObjectMetaR\bmetadata\x12,\n" +
 	"\x04spec\x18\x04 \x01(\v2\x18.clearway.v1.BGPPeerSpecR\x04spec\x122\n" +
-	"\x06status\x18\x05 \x01(\v2\x1a.clearway.v1.BGPPeerStatusR\x06status\"\xf6\x05\n" +
+	"\x06status\x18\x05 \x01(\v2\x1a.clearway.v1.BGPPeerStatusR\x06status\"\xeb\b\n" +
 	"\vBGPPeerSpec\x12?\n" +
 	"\rnode_selector\x18\x01 \x01(\v2\x1a.clearway.v1.LabelSelectorR\fnodeSelector\x12!\n" +
 	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\x12\x19\n" +
@@ -3802,11 +6230,30 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	"\bfamilies\x18\x11 \x03(\tR\bfamilies\x12%\n" +
 	"\fallow_own_as\x18\x12 \x01(\x05H\x00R\n" +
 	"allowOwnAS\x88\x01\x01\x12\x1a\n" +
-	"\bdisabled\x18\x13 \x01(\bR\bdisabledB\x0f\n" +
-	"\r_allow_own_as\"I\n" +
+	"\bdisabled\x18\x13 \x01(\bR\bdisabled\x12\"\n" +
+	"\x03bfd\x18\x14 \x01(\v2\x10.clearway.v1.BFDR\x03bfd\x12%\n" +
+	"\x0epeer_interface\x18( \x01(\tR\rpeerInterface\x12)\n" +
+	"\x10default_gateways\x18) \x01(\tR\x0fdefaultGateways\x12#\n" +
+	"\rlisten_ranges\x18* \x03(\tR\flistenRanges\x12!\n" +
+	"\flisten_limit\x18+ \x01(\x05R\vlistenLimit\x12\x1b\n" +
+	"\tpeer_type\x18, \x01(\tR\bpeerType\x12*\n" +
+	"\x11ttl_security_hops\x18- \x01(\x05R\x0fttlSecurityHops\x12;\n" +
+	"\fmax_prefixes\x18. \x01(\v2\x18.clearway.v1.MaxPrefixesR\vmaxPrefixes\x12/\n" +
+	"\badd_path\x18/ \x01(\v2\x14.clearway.v1.AddPathR\aaddPathB\x0f\n" +
+	"\r_allow_own_as\"\x83\x01\n" +
+	"\vMaxPrefixes\x12\x14\n" +
+	"\x05limit\x18\x01 \x01(\x05R\x05limit\x12\x16\n" +
+	"\x06action\x18\x02 \x01(\tR\x06action\x12#\n" +
+	"\rrestart_after\x18\x03 \x01(\tR\frestartAfter\x12!\n" +
+	"\fwarn_percent\x18\x04 \x01(\x05R\vwarnPercent\"#\n" +
+	"\aAddPath\x12\x18\n" +
+	"\areceive\x18\x01 \x01(\bR\areceive\"\x81\x01\n" +
 	"\rBGPPeerStatus\x12\x16\n" +
 	"\x06wanted\x18\x01 \x01(\x05R\x06wanted\x12 \n" +
-	"\vestablished\x18\x02 \x01(\x05R\vestablished\"\xd4\x01\n" +
+	"\vestablished\x18\x02 \x01(\x05R\vestablished\x126\n" +
+	"\n" +
+	"conditions\x18\x03 \x03(\v2\x16.clearway.v1.ConditionR\n" +
+	"conditions\"\xd4\x01\n" +
 	"\tBGPFilter\x12\x1f\n" +
 	"\vapi_version\x18\x01 \x01(\tR\n" +
 	"apiVersion\x12\x12\n" +
@@ -3815,10 +6262,43 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	"\x04spec\x18\x04 \x01(\v2\x1a.clearway.v1.BGPFilterSpecR\x04spec\x12-\n" +
 	"\x06status\x18\x05 \x01(\v2\x15.clearway.v1.NoStatusR\x06status\"A\n" +
 	"\rBGPFilterSpec\x120\n" +
-	"\x05rules\x18\x01 \x03(\v2\x1a.clearway.v1.BGPFilterRuleR\x05rules\"]\n" +
+	"\x05rules\x18\x01 \x03(\v2\x1a.clearway.v1.BGPFilterRuleR\x05rules\"\xba\x03\n" +
 	"\rBGPFilterRule\x124\n" +
 	"\bprefixes\x18\x01 \x03(\v2\x18.clearway.v1.PrefixMatchR\bprefixes\x12\x16\n" +
-	"\x06action\x18\x02 \x01(\tR\x06action\"Y\n" +
+	"\x06action\x18\x02 \x01(\tR\x06action\x12'\n" +
+	"\x0fany_communities\x18\x03 \x03(\tR\x0eanyCommunities\x12'\n" +
+	"\x0fall_communities\x18\x04 \x03(\tR\x0eallCommunities\x12%\n" +
+	"\x0eno_communities\x18\x05 \x03(\tR\rnoCommunities\x121\n" +
+	"\aas_path\x18\x06 \x01(\v2\x18.clearway.v1.ASPathMatchR\x06asPath\x12\x1b\n" +
+	"\tnext_hops\x18\a \x03(\tR\bnextHops\x12\x14\n" +
+	"\x05peers\x18\b \x03(\tR\x05peers\x12\x1b\n" +
+	"\tpeer_type\x18\t \x01(\tR\bpeerType\x12\x18\n" +
+	"\asources\x18\n" +
+	" \x03(\tR\asources\x12+\n" +
+	"\x03set\x18\v \x01(\v2\x19.clearway.v1.RouteChangesR\x03set\x12\x18\n" +
+	"\atransit\x18\f \x01(\bR\atransit\"\xdd\x01\n" +
+	"\vASPathMatch\x12\x1a\n" +
+	"\bcontains\x18\x01 \x03(\rR\bcontains\x12\x18\n" +
+	"\aorigins\x18\x02 \x03(\rR\aorigins\x12\x1c\n" +
+	"\tneighbors\x18\x03 \x03(\rR\tneighbors\x12\"\n" +
+	"\n" +
+	"min_length\x18\x04 \x01(\x05H\x00R\tminLength\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"max_length\x18\x05 \x01(\x05H\x01R\tmaxLength\x88\x01\x01\x12\x14\n" +
+	"\x05regex\x18\x06 \x01(\tR\x05regexB\r\n" +
+	"\v_min_lengthB\r\n" +
+	"\v_max_length\"\x8f\x02\n" +
+	"\fRouteChanges\x12 \n" +
+	"\vcommunities\x18\x01 \x03(\tR\vcommunities\x12-\n" +
+	"\x12remove_communities\x18\x02 \x03(\tR\x11removeCommunities\x12'\n" +
+	"\x0fadd_communities\x18\x03 \x03(\tR\x0eaddCommunities\x12\"\n" +
+	"\n" +
+	"local_pref\x18\x04 \x01(\rH\x00R\tlocalPref\x88\x01\x01\x12\x15\n" +
+	"\x03med\x18\x05 \x01(\rH\x01R\x03med\x88\x01\x01\x12\x18\n" +
+	"\aprepend\x18\x06 \x01(\x05R\aprepend\x12\x19\n" +
+	"\bnext_hop\x18\a \x01(\tR\anextHopB\r\n" +
+	"\v_local_prefB\x06\n" +
+	"\x04_med\"Y\n" +
 	"\vPrefixMatch\x12\x12\n" +
 	"\x04cidr\x18\x01 \x01(\tR\x04cidr\x12\x13\n" +
 	"\x02ge\x18\x02 \x01(\x05H\x00R\x02ge\x88\x01\x01\x12\x13\n" +
@@ -3831,14 +6311,19 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x123\n" +
 	"\bmetadata\x18\x03 \x01(\v2\x17.clearway.v1.ObjectMetaR\bmetadata\x12)\n" +
 	"\x04spec\x18\x04 \x01(\v2\x15.clearway.v1.NodeSpecR\x04spec\x12/\n" +
-	"\x06status\x18\x05 \x01(\v2\x17.clearway.v1.NodeStatusR\x06status\"\xbb\x01\n" +
+	"\x06status\x18\x05 \x01(\v2\x17.clearway.v1.NodeStatusR\x06status\"\xe5\x01\n" +
 	"\bNodeSpec\x12\x1b\n" +
 	"\tas_number\x18\x01 \x01(\rR\basNumber\x12\x1c\n" +
 	"\taddresses\x18\x02 \x03(\tR\taddresses\x129\n" +
-	"\x06labels\x18\x03 \x03(\v2!.clearway.v1.NodeSpec.LabelsEntryR\x06labels\x1a9\n" +
+	"\x06labels\x18\x03 \x03(\v2!.clearway.v1.NodeSpec.LabelsEntryR\x06labels\x12(\n" +
+	"\x05drain\x18( \x01(\v2\x12.clearway.v1.DrainR\x05drain\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xbf\x06\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"S\n" +
+	"\x05Drain\x12\x14\n" +
+	"\x05peers\x18\x01 \x03(\tR\x05peers\x12\x18\n" +
+	"\aprepend\x18\x02 \x01(\x05R\aprepend\x12\x1a\n" +
+	"\bwithdraw\x18\x03 \x01(\bR\bwithdraw\"\xc5\a\n" +
 	"\n" +
 	"NodeStatus\x12\x14\n" +
 	"\x05phase\x18\x01 \x01(\tR\x05phase\x12\x1c\n" +
@@ -3864,7 +6349,11 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	"\x13last_restart_reason\x18\x12 \x01(\tR\x11lastRestartReason\x126\n" +
 	"\n" +
 	"conditions\x18\x13 \x03(\v2\x16.clearway.v1.ConditionR\n" +
-	"conditions\x1a9\n" +
+	"conditions\x12 \n" +
+	"\vincarnation\x18\x14 \x01(\tR\vincarnation\x12\x14\n" +
+	"\x05drain\x18( \x01(\tR\x05drain\x12!\n" +
+	"\fdrain_reason\x18) \x01(\tR\vdrainReason\x12)\n" +
+	"\x10drain_generation\x18* \x01(\x03R\x0fdrainGeneration\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xcf\x01\n" +
@@ -3874,7 +6363,7 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x123\n" +
 	"\bmetadata\x18\x03 \x01(\v2\x17.clearway.v1.ObjectMetaR\bmetadata\x12*\n" +
 	"\x04spec\x18\x04 \x01(\v2\x16.clearway.v1.BlockSpecR\x04spec\x120\n" +
-	"\x06status\x18\x05 \x01(\v2\x18.clearway.v1.BlockStatusR\x06status\"\xca\x02\n" +
+	"\x06status\x18\x05 \x01(\v2\x18.clearway.v1.BlockStatusR\x06status\"\xd1\x04\n" +
 	"\tBlockSpec\x12\x12\n" +
 	"\x04cidr\x18\x01 \x01(\tR\x04cidr\x12\x12\n" +
 	"\x04pool\x18\x02 \x01(\tR\x04pool\x12\x12\n" +
@@ -3887,12 +6376,33 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	"\vrequest_key\x18\a \x01(\tR\n" +
 	"requestKey\x12=\n" +
 	"\fclaimed_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\vclaimedTime\x127\n" +
-	"\tfree_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\bfreeTime\"y\n" +
+	"\tfree_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\bfreeTime\x122\n" +
+	"\tcall_back\x18\n" +
+	" \x01(\v2\x15.clearway.v1.CallBackR\bcallBack\x12=\n" +
+	"\funheld_since\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\vunheldSince\x12;\n" +
+	"\vunheld_seen\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"unheldSeen\x12\x1c\n" +
+	"\twithdrawn\x18\v \x01(\bR\twithdrawn\x127\n" +
+	"\bfloating\x18\x10 \x01(\v2\x1b.clearway.v1.FloatingHolderR\bfloating\"\x95\x01\n" +
+	"\x0eFloatingHolder\x12\x14\n" +
+	"\x05owner\x18\x01 \x01(\tR\x05owner\x12\x18\n" +
+	"\anetwork\x18\x02 \x01(\tR\anetwork\x12\x16\n" +
+	"\x06ifname\x18\x03 \x01(\tR\x06ifname\x12;\n" +
+	"\vowner_after\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"ownerAfter\"\x9c\x01\n" +
+	"\bCallBack\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04cidr\x18\x02 \x01(\tR\x04cidr\x12\x1b\n" +
+	"\twanted_by\x18\x03 \x01(\tR\bwantedBy\x129\n" +
+	"\n" +
+	"asked_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\taskedTime\x12\x14\n" +
+	"\x05block\x18\x05 \x01(\tR\x05block\"\x95\x01\n" +
 	"\vBlockStatus\x12\x1c\n" +
 	"\taddresses\x18\x01 \x01(\x03R\taddresses\x12\x1a\n" +
 	"\bassigned\x18\x02 \x01(\x03R\bassigned\x12\x18\n" +
 	"\acooling\x18\x03 \x01(\x03R\acooling\x12\x16\n" +
-	"\x06sealed\x18\x04 \x01(\bR\x06sealed\"\xd6\x01\n" +
+	"\x06sealed\x18\x04 \x01(\bR\x06sealed\x12\x1a\n" +
+	"\bcallable\x18\x05 \x01(\tR\bcallable\"\xd6\x01\n" +
 	"\n" +
 	"Assignment\x12\x1f\n" +
 	"\vapi_version\x18\x01 \x01(\tR\n" +
@@ -3911,7 +6421,13 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	"attachment\x12\"\n" +
 	"\x03pod\x18\x06 \x01(\v2\x10.clearway.v1.PodR\x03pod\x12?\n" +
 	"\rassigned_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\fassignedTime\x12%\n" +
-	"\x0ejournal_number\x18\b \x01(\x03R\rjournalNumber\"a\n" +
+	"\x0ejournal_number\x18\b \x01(\x03R\rjournalNumber\"\xaf\x01\n" +
+	"\x06Tenure\x12;\n" +
+	"\n" +
+	"assignment\x18\x01 \x01(\v2\x1b.clearway.v1.AssignmentSpecR\n" +
+	"assignment\x12?\n" +
+	"\rreleased_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\freleasedTime\x12'\n" +
+	"\x0freleased_before\x18\x03 \x01(\bR\x0ereleasedBefore\"a\n" +
 	"\n" +
 	"Attachment\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12!\n" +
@@ -3934,7 +6450,7 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\x12\x19\n" +
 	"\bpeer_asn\x18\x03 \x01(\rR\apeerASN\x12\x1b\n" +
 	"\tlocal_asn\x18\x04 \x01(\rR\blocalASN\x12\x16\n" +
-	"\x06origin\x18\x05 \x01(\tR\x06origin\"\xa7\x02\n" +
+	"\x06origin\x18\x05 \x01(\tR\x06origin\"\xc2\x03\n" +
 	"\x10BGPSessionStatus\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\tR\x05state\x120\n" +
 	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x1a\n" +
@@ -3946,7 +6462,14 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	"\bfamilies\x18\x06 \x03(\tR\bfamilies\x12)\n" +
 	"\x10graceful_restart\x18\a \x01(\bR\x0fgracefulRestart\x12\x16\n" +
 	"\x06reason\x18\b \x01(\tR\x06reason\x12\x14\n" +
-	"\x05flaps\x18\t \x01(\x03R\x05flaps\"\xcf\x01\n" +
+	"\x05flaps\x18\t \x01(\x03R\x05flaps\x12(\n" +
+	"\x03bfd\x18\n" +
+	" \x01(\v2\x16.clearway.v1.BFDStatusR\x03bfd\x12\x18\n" +
+	"\apending\x18( \x03(\tR\apending\x12\x1b\n" +
+	"\trouter_id\x18) \x01(\tR\brouterID\x12\x1d\n" +
+	"\n" +
+	"long_lived\x18* \x01(\bR\tlongLived\x12\x19\n" +
+	"\badd_path\x18+ \x03(\tR\aaddPath\"\xcf\x01\n" +
 	"\x05Route\x12\x1f\n" +
 	"\vapi_version\x18\x01 \x01(\tR\n" +
 	"apiVersion\x12\x12\n" +
@@ -3957,12 +6480,23 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	"\tRouteSpec\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06prefix\x18\x02 \x01(\tR\x06prefix\x12\x1c\n" +
-	"\tdirection\x18\x03 \x01(\tR\tdirection\"\x7f\n" +
+	"\tdirection\x18\x03 \x01(\tR\tdirection\"\xdf\x01\n" +
 	"\vRouteStatus\x12,\n" +
 	"\x05paths\x18\x01 \x03(\v2\x16.clearway.v1.RoutePathR\x05paths\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x14\n" +
-	"\x05owner\x18\x04 \x01(\tR\x05owner\"\x91\x02\n" +
+	"\x05owner\x18\x04 \x01(\tR\x05owner\x12,\n" +
+	"\x05peers\x18\x05 \x03(\v2\x16.clearway.v1.RoutePeerR\x05peers\x120\n" +
+	"\x06kernel\x18\x06 \x01(\v2\x18.clearway.v1.KernelRouteR\x06kernel\"t\n" +
+	"\tRoutePeer\x12!\n" +
+	"\fpeer_address\x18\x01 \x01(\tR\vpeerAddress\x12\x16\n" +
+	"\x06origin\x18\x02 \x01(\tR\x06origin\x12\x14\n" +
+	"\x05state\x18\x03 \x01(\tR\x05state\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"a\n" +
+	"\vKernelRoute\x12\x18\n" +
+	"\apresent\x18\x01 \x01(\bR\apresent\x12\x1b\n" +
+	"\tnext_hops\x18\x02 \x03(\tR\bnextHops\x12\x1b\n" +
+	"\thidden_by\x18\x03 \x01(\tR\bhiddenBy\"\xab\x02\n" +
 	"\tRoutePath\x12!\n" +
 	"\fpeer_address\x18\x01 \x01(\tR\vpeerAddress\x12\x19\n" +
 	"\bnext_hop\x18\x02 \x01(\tR\anextHop\x12\x17\n" +
@@ -3975,7 +6509,8 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	"\averdict\x18\b \x01(\tR\averdict\x12\x16\n" +
 	"\x06reason\x18\t \x01(\tR\x06reason\x12\x14\n" +
 	"\x05stale\x18\n" +
-	" \x01(\bR\x05stale\"\xcc\x01\n" +
+	" \x01(\bR\x05stale\x12\x18\n" +
+	"\achanges\x18\v \x03(\tR\achanges\"\xcc\x01\n" +
 	"\x05Event\x12\x1f\n" +
 	"\vapi_version\x18\x01 \x01(\tR\n" +
 	"apiVersion\x12\x12\n" +
@@ -3989,7 +6524,7 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x04 \x01(\tR\amessage\x12\x12\n" +
 	"\x04node\x18\x05 \x01(\tR\x04node\x12\x1c\n" +
-	"\tregarding\x18\x06 \x01(\tR\tregarding\"\xba\x05\n" +
+	"\tregarding\x18\x06 \x01(\tR\tregarding\"\xed\x05\n" +
 	"\bResource\x12.\n" +
 	"\aip_pool\x18\x01 \x01(\v2\x13.clearway.v1.IPPoolH\x00R\x06ipPool\x12C\n" +
 	"\x0eip_reservation\x18\x02 \x01(\v2\x1a.clearway.v1.IPReservationH\x00R\ripReservation\x12O\n" +
@@ -4007,7 +6542,8 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	" \x01(\v2\x17.clearway.v1.BGPSessionH\x00R\n" +
 	"bgpSession\x12*\n" +
 	"\x05route\x18\v \x01(\v2\x12.clearway.v1.RouteH\x00R\x05route\x12*\n" +
-	"\x05event\x18\f \x01(\v2\x12.clearway.v1.EventH\x00R\x05eventB\n" +
+	"\x05event\x18\f \x01(\v2\x12.clearway.v1.EventH\x00R\x05event\x121\n" +
+	"\bip_quota\x18\r \x01(\v2\x14.clearway.v1.IPQuotaH\x00R\aipQuotaB\n" +
 	"\n" +
 	"\bresource*\x90\x01\n" +
 	"\n" +
@@ -4031,139 +6567,200 @@ func file_clearway_v1_resources_proto_rawDescGZIP() []byte {
 }
 
 var file_clearway_v1_resources_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_clearway_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_clearway_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
 var file_clearway_v1_resources_proto_goTypes = []any{
 	(BlockState)(0),                  // 0: clearway.v1.BlockState
 	(*ObjectMeta)(nil),               // 1: clearway.v1.ObjectMeta
-	(*LabelSelector)(nil),            // 2: clearway.v1.LabelSelector
-	(*LabelSelectorRequirement)(nil), // 3: clearway.v1.LabelSelectorRequirement
-	(*Condition)(nil),                // 4: clearway.v1.Condition
-	(*NoStatus)(nil),                 // 5: clearway.v1.NoStatus
-	(*IPPool)(nil),                   // 6: clearway.v1.IPPool
-	(*IPPoolSpec)(nil),               // 7: clearway.v1.IPPoolSpec
-	(*IPPoolStatus)(nil),             // 8: clearway.v1.IPPoolStatus
-	(*IPReservation)(nil),            // 9: clearway.v1.IPReservation
-	(*IPReservationSpec)(nil),        // 10: clearway.v1.IPReservationSpec
-	(*IPAMConfiguration)(nil),        // 11: clearway.v1.IPAMConfiguration
-	(*IPAMConfigurationSpec)(nil),    // 12: clearway.v1.IPAMConfigurationSpec
-	(*BGPConfiguration)(nil),         // 13: clearway.v1.BGPConfiguration
-	(*BGPConfigurationSpec)(nil),     // 14: clearway.v1.BGPConfigurationSpec
-	(*GracefulRestart)(nil),          // 15: clearway.v1.GracefulRestart
-	(*BGPPeer)(nil),                  // 16: clearway.v1.BGPPeer
-	(*BGPPeerSpec)(nil),              // 17: clearway.v1.BGPPeerSpec
-	(*BGPPeerStatus)(nil),            // 18: clearway.v1.BGPPeerStatus
-	(*BGPFilter)(nil),                // 19: clearway.v1.BGPFilter
-	(*BGPFilterSpec)(nil),            // 20: clearway.v1.BGPFilterSpec
-	(*BGPFilterRule)(nil),            // 21: clearway.v1.BGPFilterRule
-	(*PrefixMatch)(nil),              // 22: clearway.v1.PrefixMatch
-	(*Node)(nil),                     // 23: clearway.v1.Node
-	(*NodeSpec)(nil),                 // 24: clearway.v1.NodeSpec
-	(*NodeStatus)(nil),               // 25: clearway.v1.NodeStatus
-	(*Block)(nil),                    // 26: clearway.v1.Block
-	(*BlockSpec)(nil),                // 27: clearway.v1.BlockSpec
-	(*BlockStatus)(nil),              // 28: clearway.v1.BlockStatus
-	(*Assignment)(nil),               // 29: clearway.v1.Assignment
-	(*AssignmentSpec)(nil),           // 30: clearway.v1.AssignmentSpec
-	(*Attachment)(nil),               // 31: clearway.v1.Attachment
-	(*Pod)(nil),                      // 32: clearway.v1.Pod
-	(*BGPSession)(nil),               // 33: clearway.v1.BGPSession
-	(*BGPSessionSpec)(nil),           // 34: clearway.v1.BGPSessionSpec
-	(*BGPSessionStatus)(nil),         // 35: clearway.v1.BGPSessionStatus
-	(*Route)(nil),                    // 36: clearway.v1.Route
-	(*RouteSpec)(nil),                // 37: clearway.v1.RouteSpec
-	(*RouteStatus)(nil),              // 38: clearway.v1.RouteStatus
-	(*RoutePath)(nil),                // 39: clearway.v1.RoutePath
-	(*Event)(nil),                    // 40: clearway.v1.Event
-	(*EventSpec)(nil),                // 41: clearway.v1.EventSpec
-	(*Resource)(nil),                 // 42: clearway.v1.Resource
-	nil,                              // 43: clearway.v1.ObjectMeta.LabelsEntry
-	nil,                              // 44: clearway.v1.ObjectMeta.AnnotationsEntry
-	nil,                              // 45: clearway.v1.LabelSelector.MatchLabelsEntry
-	nil,                              // 46: clearway.v1.NodeSpec.LabelsEntry
-	nil,                              // 47: clearway.v1.NodeStatus.LabelsEntry
-	(*timestamppb.Timestamp)(nil),    // 48: google.protobuf.Timestamp
+	(*Source)(nil),                   // 2: clearway.v1.Source
+	(*LabelSelector)(nil),            // 3: clearway.v1.LabelSelector
+	(*LabelSelectorRequirement)(nil), // 4: clearway.v1.LabelSelectorRequirement
+	(*Condition)(nil),                // 5: clearway.v1.Condition
+	(*NoStatus)(nil),                 // 6: clearway.v1.NoStatus
+	(*IPPool)(nil),                   // 7: clearway.v1.IPPool
+	(*IPPoolSpec)(nil),               // 8: clearway.v1.IPPoolSpec
+	(*IPPoolStatus)(nil),             // 9: clearway.v1.IPPoolStatus
+	(*IPReservation)(nil),            // 10: clearway.v1.IPReservation
+	(*IPReservationSpec)(nil),        // 11: clearway.v1.IPReservationSpec
+	(*IPReservationStatus)(nil),      // 12: clearway.v1.IPReservationStatus
+	(*IPQuota)(nil),                  // 13: clearway.v1.IPQuota
+	(*IPQuotaSpec)(nil),              // 14: clearway.v1.IPQuotaSpec
+	(*IPQuotaStatus)(nil),            // 15: clearway.v1.IPQuotaStatus
+	(*QuotaAllowance)(nil),           // 16: clearway.v1.QuotaAllowance
+	(*IPAMConfiguration)(nil),        // 17: clearway.v1.IPAMConfiguration
+	(*IPAMConfigurationSpec)(nil),    // 18: clearway.v1.IPAMConfigurationSpec
+	(*BGPConfiguration)(nil),         // 19: clearway.v1.BGPConfiguration
+	(*BGPConfigurationSpec)(nil),     // 20: clearway.v1.BGPConfigurationSpec
+	(*Aggregate)(nil),                // 21: clearway.v1.Aggregate
+	(*Reflectors)(nil),               // 22: clearway.v1.Reflectors
+	(*PrefixCommunities)(nil),        // 23: clearway.v1.PrefixCommunities
+	(*BFD)(nil),                      // 24: clearway.v1.BFD
+	(*BFDStatus)(nil),                // 25: clearway.v1.BFDStatus
+	(*GracefulRestart)(nil),          // 26: clearway.v1.GracefulRestart
+	(*BGPPeer)(nil),                  // 27: clearway.v1.BGPPeer
+	(*BGPPeerSpec)(nil),              // 28: clearway.v1.BGPPeerSpec
+	(*MaxPrefixes)(nil),              // 29: clearway.v1.MaxPrefixes
+	(*AddPath)(nil),                  // 30: clearway.v1.AddPath
+	(*BGPPeerStatus)(nil),            // 31: clearway.v1.BGPPeerStatus
+	(*BGPFilter)(nil),                // 32: clearway.v1.BGPFilter
+	(*BGPFilterSpec)(nil),            // 33: clearway.v1.BGPFilterSpec
+	(*BGPFilterRule)(nil),            // 34: clearway.v1.BGPFilterRule
+	(*ASPathMatch)(nil),              // 35: clearway.v1.ASPathMatch
+	(*RouteChanges)(nil),             // 36: clearway.v1.RouteChanges
+	(*PrefixMatch)(nil),              // 37: clearway.v1.PrefixMatch
+	(*Node)(nil),                     // 38: clearway.v1.Node
+	(*NodeSpec)(nil),                 // 39: clearway.v1.NodeSpec
+	(*Drain)(nil),                    // 40: clearway.v1.Drain
+	(*NodeStatus)(nil),               // 41: clearway.v1.NodeStatus
+	(*Block)(nil),                    // 42: clearway.v1.Block
+	(*BlockSpec)(nil),                // 43: clearway.v1.BlockSpec
+	(*FloatingHolder)(nil),           // 44: clearway.v1.FloatingHolder
+	(*CallBack)(nil),                 // 45: clearway.v1.CallBack
+	(*BlockStatus)(nil),              // 46: clearway.v1.BlockStatus
+	(*Assignment)(nil),               // 47: clearway.v1.Assignment
+	(*AssignmentSpec)(nil),           // 48: clearway.v1.AssignmentSpec
+	(*Tenure)(nil),                   // 49: clearway.v1.Tenure
+	(*Attachment)(nil),               // 50: clearway.v1.Attachment
+	(*Pod)(nil),                      // 51: clearway.v1.Pod
+	(*BGPSession)(nil),               // 52: clearway.v1.BGPSession
+	(*BGPSessionSpec)(nil),           // 53: clearway.v1.BGPSessionSpec
+	(*BGPSessionStatus)(nil),         // 54: clearway.v1.BGPSessionStatus
+	(*Route)(nil),                    // 55: clearway.v1.Route
+	(*RouteSpec)(nil),                // 56: clearway.v1.RouteSpec
+	(*RouteStatus)(nil),              // 57: clearway.v1.RouteStatus
+	(*RoutePeer)(nil),                // 58: clearway.v1.RoutePeer
+	(*KernelRoute)(nil),              // 59: clearway.v1.KernelRoute
+	(*RoutePath)(nil),                // 60: clearway.v1.RoutePath
+	(*Event)(nil),                    // 61: clearway.v1.Event
+	(*EventSpec)(nil),                // 62: clearway.v1.EventSpec
+	(*Resource)(nil),                 // 63: clearway.v1.Resource
+	nil,                              // 64: clearway.v1.ObjectMeta.LabelsEntry
+	nil,                              // 65: clearway.v1.ObjectMeta.AnnotationsEntry
+	nil,                              // 66: clearway.v1.LabelSelector.MatchLabelsEntry
+	nil,                              // 67: clearway.v1.NodeSpec.LabelsEntry
+	nil,                              // 68: clearway.v1.NodeStatus.LabelsEntry
+	(*timestamppb.Timestamp)(nil),    // 69: google.protobuf.Timestamp
 }
 var file_clearway_v1_resources_proto_depIdxs = []int32{
-	48, // 0: clearway.v1.ObjectMeta.creation_timestamp:type_name -> google.protobuf.Timestamp
-	43, // 1: clearway.v1.ObjectMeta.labels:type_name -> clearway.v1.ObjectMeta.LabelsEntry
-	44, // 2: clearway.v1.ObjectMeta.annotations:type_name -> clearway.v1.ObjectMeta.AnnotationsEntry
-	45, // 3: clearway.v1.LabelSelector.match_labels:type_name -> clearway.v1.LabelSelector.MatchLabelsEntry
-	3,  // 4: clearway.v1.LabelSelector.match_expressions:type_name -> clearway.v1.LabelSelectorRequirement
-	48, // 5: clearway.v1.Condition.last_transition_time:type_name -> google.protobuf.Timestamp
-	1,  // 6: clearway.v1.IPPool.metadata:type_name -> clearway.v1.ObjectMeta
-	7,  // 7: clearway.v1.IPPool.spec:type_name -> clearway.v1.IPPoolSpec
-	8,  // 8: clearway.v1.IPPool.status:type_name -> clearway.v1.IPPoolStatus
-	2,  // 9: clearway.v1.IPPoolSpec.node_selector:type_name -> clearway.v1.LabelSelector
-	4,  // 10: clearway.v1.IPPoolStatus.conditions:type_name -> clearway.v1.Condition
-	1,  // 11: clearway.v1.IPReservation.metadata:type_name -> clearway.v1.ObjectMeta
-	10, // 12: clearway.v1.IPReservation.spec:type_name -> clearway.v1.IPReservationSpec
-	5,  // 13: clearway.v1.IPReservation.status:type_name -> clearway.v1.NoStatus
-	1,  // 14: clearway.v1.IPAMConfiguration.metadata:type_name -> clearway.v1.ObjectMeta
-	12, // 15: clearway.v1.IPAMConfiguration.spec:type_name -> clearway.v1.IPAMConfigurationSpec
-	5,  // 16: clearway.v1.IPAMConfiguration.status:type_name -> clearway.v1.NoStatus
-	1,  // 17: clearway.v1.BGPConfiguration.metadata:type_name -> clearway.v1.ObjectMeta
-	14, // 18: clearway.v1.BGPConfiguration.spec:type_name -> clearway.v1.BGPConfigurationSpec
-	5,  // 19: clearway.v1.BGPConfiguration.status:type_name -> clearway.v1.NoStatus
-	15, // 20: clearway.v1.BGPConfigurationSpec.graceful_restart:type_name -> clearway.v1.GracefulRestart
-	1,  // 21: clearway.v1.BGPPeer.metadata:type_name -> clearway.v1.ObjectMeta
-	17, // 22: clearway.v1.BGPPeer.spec:type_name -> clearway.v1.BGPPeerSpec
-	18, // 23: clearway.v1.BGPPeer.status:type_name -> clearway.v1.BGPPeerStatus
-	2,  // 24: clearway.v1.BGPPeerSpec.node_selector:type_name -> clearway.v1.LabelSelector
-	15, // 25: clearway.v1.BGPPeerSpec.graceful_restart:type_name -> clearway.v1.GracefulRestart
-	1,  // 26: clearway.v1.BGPFilter.metadata:type_name -> clearway.v1.ObjectMeta
-	20, // 27: clearway.v1.BGPFilter.spec:type_name -> clearway.v1.BGPFilterSpec
-	5,  // 28: clearway.v1.BGPFilter.status:type_name -> clearway.v1.NoStatus
-	21, // 29: clearway.v1.BGPFilterSpec.rules:type_name -> clearway.v1.BGPFilterRule
-	22, // 30: clearway.v1.BGPFilterRule.prefixes:type_name -> clearway.v1.PrefixMatch
-	1,  // 31: clearway.v1.Node.metadata:type_name -> clearway.v1.ObjectMeta
-	24, // 32: clearway.v1.Node.spec:type_name -> clearway.v1.NodeSpec
-	25, // 33: clearway.v1.Node.status:type_name -> clearway.v1.NodeStatus
-	46, // 34: clearway.v1.NodeSpec.labels:type_name -> clearway.v1.NodeSpec.LabelsEntry
-	47, // 35: clearway.v1.NodeStatus.labels:type_name -> clearway.v1.NodeStatus.LabelsEntry
-	48, // 36: clearway.v1.NodeStatus.registered_time:type_name -> google.protobuf.Timestamp
-	48, // 37: clearway.v1.NodeStatus.last_seen_time:type_name -> google.protobuf.Timestamp
-	4,  // 38: clearway.v1.NodeStatus.conditions:type_name -> clearway.v1.Condition
-	1,  // 39: clearway.v1.Block.metadata:type_name -> clearway.v1.ObjectMeta
-	27, // 40: clearway.v1.Block.spec:type_name -> clearway.v1.BlockSpec
-	28, // 41: clearway.v1.Block.status:type_name -> clearway.v1.BlockStatus
-	0,  // 42: clearway.v1.BlockSpec.state:type_name -> clearway.v1.BlockState
-	48, // 43: clearway.v1.BlockSpec.claimed_time:type_name -> google.protobuf.Timestamp
-	48, // 44: clearway.v1.BlockSpec.free_time:type_name -> google.protobuf.Timestamp
-	1,  // 45: clearway.v1.Assignment.metadata:type_name -> clearway.v1.ObjectMeta
-	30, // 46: clearway.v1.Assignment.spec:type_name -> clearway.v1.AssignmentSpec
-	5,  // 47: clearway.v1.Assignment.status:type_name -> clearway.v1.NoStatus
-	31, // 48: clearway.v1.AssignmentSpec.attachment:type_name -> clearway.v1.Attachment
-	32, // 49: clearway.v1.AssignmentSpec.pod:type_name -> clearway.v1.Pod
-	48, // 50: clearway.v1.AssignmentSpec.assigned_time:type_name -> google.protobuf.Timestamp
-	1,  // 51: clearway.v1.BGPSession.metadata:type_name -> clearway.v1.ObjectMeta
-	34, // 52: clearway.v1.BGPSession.spec:type_name -> clearway.v1.BGPSessionSpec
-	35, // 53: clearway.v1.BGPSession.status:type_name -> clearway.v1.BGPSessionStatus
-	48, // 54: clearway.v1.BGPSessionStatus.since:type_name -> google.protobuf.Timestamp
-	1,  // 55: clearway.v1.Route.metadata:type_name -> clearway.v1.ObjectMeta
-	37, // 56: clearway.v1.Route.spec:type_name -> clearway.v1.RouteSpec
-	38, // 57: clearway.v1.Route.status:type_name -> clearway.v1.RouteStatus
-	39, // 58: clearway.v1.RouteStatus.paths:type_name -> clearway.v1.RoutePath
-	1,  // 59: clearway.v1.Event.metadata:type_name -> clearway.v1.ObjectMeta
-	41, // 60: clearway.v1.Event.spec:type_name -> clearway.v1.EventSpec
-	5,  // 61: clearway.v1.Event.status:type_name -> clearway.v1.NoStatus
-	48, // 62: clearway.v1.EventSpec.time:type_name -> google.protobuf.Timestamp
-	6,  // 63: clearway.v1.Resource.ip_pool:type_name -> clearway.v1.IPPool
-	9,  // 64: clearway.v1.Resource.ip_reservation:type_name -> clearway.v1.IPReservation
-	11, // 65: clearway.v1.Resource.ipam_configuration:type_name -> clearway.v1.IPAMConfiguration
-	13, // 66: clearway.v1.Resource.bgp_configuration:type_name -> clearway.v1.BGPConfiguration
-	16, // 67: clearway.v1.Resource.bgp_peer:type_name -> clearway.v1.BGPPeer
-	19, // 68: clearway.v1.Resource.bgp_filter:type_name -> clearway.v1.BGPFilter
-	23, // 69: clearway.v1.Resource.node:type_name -> clearway.v1.Node
-	26, // 70: clearway.v1.Resource.block:type_name -> clearway.v1.Block
-	29, // 71: clearway.v1.Resource.assignment:type_name -> clearway.v1.Assignment
-	33, // 72: clearway.v1.Resource.bgp_session:type_name -> clearway.v1.BGPSession
-	36, // 73: clearway.v1.Resource.route:type_name -> clearway.v1.Route
-	40, // 74: clearway.v1.Resource.event:type_name -> clearway.v1.Event
-	75, // [75:75] is the sub-list for method output_type
-	75, // [75:75] is the sub-list for method input_type
-	75, // [75:75] is the sub-list for extension type_name
-	75, // [75:75] is the sub-list for extension extendee
-	0,  // [0:75] is the sub-list for field type_name
+	69,  // 0: clearway.v1.ObjectMeta.creation_timestamp:type_name -> google.protobuf.Timestamp
+	64,  // 1: clearway.v1.ObjectMeta.labels:type_name -> clearway.v1.ObjectMeta.LabelsEntry
+	65,  // 2: clearway.v1.ObjectMeta.annotations:type_name -> clearway.v1.ObjectMeta.AnnotationsEntry
+	69,  // 3: clearway.v1.ObjectMeta.deletion_timestamp:type_name -> google.protobuf.Timestamp
+	2,   // 4: clearway.v1.ObjectMeta.source:type_name -> clearway.v1.Source
+	66,  // 5: clearway.v1.LabelSelector.match_labels:type_name -> clearway.v1.LabelSelector.MatchLabelsEntry
+	4,   // 6: clearway.v1.LabelSelector.match_expressions:type_name -> clearway.v1.LabelSelectorRequirement
+	69,  // 7: clearway.v1.Condition.last_transition_time:type_name -> google.protobuf.Timestamp
+	5,   // 8: clearway.v1.NoStatus.conditions:type_name -> clearway.v1.Condition
+	1,   // 9: clearway.v1.IPPool.metadata:type_name -> clearway.v1.ObjectMeta
+	8,   // 10: clearway.v1.IPPool.spec:type_name -> clearway.v1.IPPoolSpec
+	9,   // 11: clearway.v1.IPPool.status:type_name -> clearway.v1.IPPoolStatus
+	3,   // 12: clearway.v1.IPPoolSpec.node_selector:type_name -> clearway.v1.LabelSelector
+	3,   // 13: clearway.v1.IPPoolSpec.namespace_selector:type_name -> clearway.v1.LabelSelector
+	3,   // 14: clearway.v1.IPPoolSpec.pod_selector:type_name -> clearway.v1.LabelSelector
+	5,   // 15: clearway.v1.IPPoolStatus.conditions:type_name -> clearway.v1.Condition
+	1,   // 16: clearway.v1.IPReservation.metadata:type_name -> clearway.v1.ObjectMeta
+	11,  // 17: clearway.v1.IPReservation.spec:type_name -> clearway.v1.IPReservationSpec
+	12,  // 18: clearway.v1.IPReservation.status:type_name -> clearway.v1.IPReservationStatus
+	5,   // 19: clearway.v1.IPReservationStatus.conditions:type_name -> clearway.v1.Condition
+	1,   // 20: clearway.v1.IPQuota.metadata:type_name -> clearway.v1.ObjectMeta
+	14,  // 21: clearway.v1.IPQuota.spec:type_name -> clearway.v1.IPQuotaSpec
+	15,  // 22: clearway.v1.IPQuota.status:type_name -> clearway.v1.IPQuotaStatus
+	3,   // 23: clearway.v1.IPQuotaSpec.namespace_selector:type_name -> clearway.v1.LabelSelector
+	3,   // 24: clearway.v1.IPQuotaSpec.pod_selector:type_name -> clearway.v1.LabelSelector
+	3,   // 25: clearway.v1.IPQuotaSpec.node_selector:type_name -> clearway.v1.LabelSelector
+	16,  // 26: clearway.v1.IPQuotaStatus.allowances:type_name -> clearway.v1.QuotaAllowance
+	5,   // 27: clearway.v1.IPQuotaStatus.conditions:type_name -> clearway.v1.Condition
+	1,   // 28: clearway.v1.IPAMConfiguration.metadata:type_name -> clearway.v1.ObjectMeta
+	18,  // 29: clearway.v1.IPAMConfiguration.spec:type_name -> clearway.v1.IPAMConfigurationSpec
+	6,   // 30: clearway.v1.IPAMConfiguration.status:type_name -> clearway.v1.NoStatus
+	1,   // 31: clearway.v1.BGPConfiguration.metadata:type_name -> clearway.v1.ObjectMeta
+	20,  // 32: clearway.v1.BGPConfiguration.spec:type_name -> clearway.v1.BGPConfigurationSpec
+	6,   // 33: clearway.v1.BGPConfiguration.status:type_name -> clearway.v1.NoStatus
+	26,  // 34: clearway.v1.BGPConfigurationSpec.graceful_restart:type_name -> clearway.v1.GracefulRestart
+	24,  // 35: clearway.v1.BGPConfigurationSpec.bfd:type_name -> clearway.v1.BFD
+	21,  // 36: clearway.v1.BGPConfigurationSpec.originated_aggregates:type_name -> clearway.v1.Aggregate
+	22,  // 37: clearway.v1.BGPConfigurationSpec.reflectors:type_name -> clearway.v1.Reflectors
+	23,  // 38: clearway.v1.BGPConfigurationSpec.prefix_communities:type_name -> clearway.v1.PrefixCommunities
+	3,   // 39: clearway.v1.Aggregate.node_selector:type_name -> clearway.v1.LabelSelector
+	3,   // 40: clearway.v1.Reflectors.selector:type_name -> clearway.v1.LabelSelector
+	69,  // 41: clearway.v1.BFDStatus.since:type_name -> google.protobuf.Timestamp
+	1,   // 42: clearway.v1.BGPPeer.metadata:type_name -> clearway.v1.ObjectMeta
+	28,  // 43: clearway.v1.BGPPeer.spec:type_name -> clearway.v1.BGPPeerSpec
+	31,  // 44: clearway.v1.BGPPeer.status:type_name -> clearway.v1.BGPPeerStatus
+	3,   // 45: clearway.v1.BGPPeerSpec.node_selector:type_name -> clearway.v1.LabelSelector
+	26,  // 46: clearway.v1.BGPPeerSpec.graceful_restart:type_name -> clearway.v1.GracefulRestart
+	24,  // 47: clearway.v1.BGPPeerSpec.bfd:type_name -> clearway.v1.BFD
+	29,  // 48: clearway.v1.BGPPeerSpec.max_prefixes:type_name -> clearway.v1.MaxPrefixes
+	30,  // 49: clearway.v1.BGPPeerSpec.add_path:type_name -> clearway.v1.AddPath
+	5,   // 50: clearway.v1.BGPPeerStatus.conditions:type_name -> clearway.v1.Condition
+	1,   // 51: clearway.v1.BGPFilter.metadata:type_name -> clearway.v1.ObjectMeta
+	33,  // 52: clearway.v1.BGPFilter.spec:type_name -> clearway.v1.BGPFilterSpec
+	6,   // 53: clearway.v1.BGPFilter.status:type_name -> clearway.v1.NoStatus
+	34,  // 54: clearway.v1.BGPFilterSpec.rules:type_name -> clearway.v1.BGPFilterRule
+	37,  // 55: clearway.v1.BGPFilterRule.prefixes:type_name -> clearway.v1.PrefixMatch
+	35,  // 56: clearway.v1.BGPFilterRule.as_path:type_name -> clearway.v1.ASPathMatch
+	36,  // 57: clearway.v1.BGPFilterRule.set:type_name -> clearway.v1.RouteChanges
+	1,   // 58: clearway.v1.Node.metadata:type_name -> clearway.v1.ObjectMeta
+	39,  // 59: clearway.v1.Node.spec:type_name -> clearway.v1.NodeSpec
+	41,  // 60: clearway.v1.Node.status:type_name -> clearway.v1.NodeStatus
+	67,  // 61: clearway.v1.NodeSpec.labels:type_name -> clearway.v1.NodeSpec.LabelsEntry
+	40,  // 62: clearway.v1.NodeSpec.drain:type_name -> clearway.v1.Drain
+	68,  // 63: clearway.v1.NodeStatus.labels:type_name -> clearway.v1.NodeStatus.LabelsEntry
+	69,  // 64: clearway.v1.NodeStatus.registered_time:type_name -> google.protobuf.Timestamp
+	69,  // 65: clearway.v1.NodeStatus.last_seen_time:type_name -> google.protobuf.Timestamp
+	5,   // 66: clearway.v1.NodeStatus.conditions:type_name -> clearway.v1.Condition
+	1,   // 67: clearway.v1.Block.metadata:type_name -> clearway.v1.ObjectMeta
+	43,  // 68: clearway.v1.Block.spec:type_name -> clearway.v1.BlockSpec
+	46,  // 69: clearway.v1.Block.status:type_name -> clearway.v1.BlockStatus
+	0,   // 70: clearway.v1.BlockSpec.state:type_name -> clearway.v1.BlockState
+	69,  // 71: clearway.v1.BlockSpec.claimed_time:type_name -> google.protobuf.Timestamp
+	69,  // 72: clearway.v1.BlockSpec.free_time:type_name -> google.protobuf.Timestamp
+	45,  // 73: clearway.v1.BlockSpec.call_back:type_name -> clearway.v1.CallBack
+	69,  // 74: clearway.v1.BlockSpec.unheld_since:type_name -> google.protobuf.Timestamp
+	69,  // 75: clearway.v1.BlockSpec.unheld_seen:type_name -> google.protobuf.Timestamp
+	44,  // 76: clearway.v1.BlockSpec.floating:type_name -> clearway.v1.FloatingHolder
+	69,  // 77: clearway.v1.FloatingHolder.owner_after:type_name -> google.protobuf.Timestamp
+	69,  // 78: clearway.v1.CallBack.asked_time:type_name -> google.protobuf.Timestamp
+	1,   // 79: clearway.v1.Assignment.metadata:type_name -> clearway.v1.ObjectMeta
+	48,  // 80: clearway.v1.Assignment.spec:type_name -> clearway.v1.AssignmentSpec
+	6,   // 81: clearway.v1.Assignment.status:type_name -> clearway.v1.NoStatus
+	50,  // 82: clearway.v1.AssignmentSpec.attachment:type_name -> clearway.v1.Attachment
+	51,  // 83: clearway.v1.AssignmentSpec.pod:type_name -> clearway.v1.Pod
+	69,  // 84: clearway.v1.AssignmentSpec.assigned_time:type_name -> google.protobuf.Timestamp
+	48,  // 85: clearway.v1.Tenure.assignment:type_name -> clearway.v1.AssignmentSpec
+	69,  // 86: clearway.v1.Tenure.released_time:type_name -> google.protobuf.Timestamp
+	1,   // 87: clearway.v1.BGPSession.metadata:type_name -> clearway.v1.ObjectMeta
+	53,  // 88: clearway.v1.BGPSession.spec:type_name -> clearway.v1.BGPSessionSpec
+	54,  // 89: clearway.v1.BGPSession.status:type_name -> clearway.v1.BGPSessionStatus
+	69,  // 90: clearway.v1.BGPSessionStatus.since:type_name -> google.protobuf.Timestamp
+	25,  // 91: clearway.v1.BGPSessionStatus.bfd:type_name -> clearway.v1.BFDStatus
+	1,   // 92: clearway.v1.Route.metadata:type_name -> clearway.v1.ObjectMeta
+	56,  // 93: clearway.v1.Route.spec:type_name -> clearway.v1.RouteSpec
+	57,  // 94: clearway.v1.Route.status:type_name -> clearway.v1.RouteStatus
+	60,  // 95: clearway.v1.RouteStatus.paths:type_name -> clearway.v1.RoutePath
+	58,  // 96: clearway.v1.RouteStatus.peers:type_name -> clearway.v1.RoutePeer
+	59,  // 97: clearway.v1.RouteStatus.kernel:type_name -> clearway.v1.KernelRoute
+	1,   // 98: clearway.v1.Event.metadata:type_name -> clearway.v1.ObjectMeta
+	62,  // 99: clearway.v1.Event.spec:type_name -> clearway.v1.EventSpec
+	6,   // 100: clearway.v1.Event.status:type_name -> clearway.v1.NoStatus
+	69,  // 101: clearway.v1.EventSpec.time:type_name -> google.protobuf.Timestamp
+	7,   // 102: clearway.v1.Resource.ip_pool:type_name -> clearway.v1.IPPool
+	10,  // 103: clearway.v1.Resource.ip_reservation:type_name -> clearway.v1.IPReservation
+	17,  // 104: clearway.v1.Resource.ipam_configuration:type_name -> clearway.v1.IPAMConfiguration
+	19,  // 105: clearway.v1.Resource.bgp_configuration:type_name -> clearway.v1.BGPConfiguration
+	27,  // 106: clearway.v1.Resource.bgp_peer:type_name -> clearway.v1.BGPPeer
+	32,  // 107: clearway.v1.Resource.bgp_filter:type_name -> clearway.v1.BGPFilter
+	38,  // 108: clearway.v1.Resource.node:type_name -> clearway.v1.Node
+	42,  // 109: clearway.v1.Resource.block:type_name -> clearway.v1.Block
+	47,  // 110: clearway.v1.Resource.assignment:type_name -> clearway.v1.Assignment
+	52,  // 111: clearway.v1.Resource.bgp_session:type_name -> clearway.v1.BGPSession
+	55,  // 112: clearway.v1.Resource.route:type_name -> clearway.v1.Route
+	61,  // 113: clearway.v1.Resource.event:type_name -> clearway.v1.Event
+	13,  // 114: clearway.v1.Resource.ip_quota:type_name -> clearway.v1.IPQuota
+	115, // [115:115] is the sub-list for method output_type
+	115, // [115:115] is the sub-list for method input_type
+	115, // [115:115] is the sub-list for extension type_name
+	115, // [115:115] is the sub-list for extension extendee
+	0,   // [0:115] is the sub-list for field type_name
 }
 
 func init() { file_clearway_v1_resources_proto_init() }
@@ -4171,10 +6768,15 @@ func file_clearway_v1_resources_proto_init() {
 	if File_clearway_v1_resources_proto != nil {
 		return
 	}
-	file_clearway_v1_resources_proto_msgTypes[11].OneofWrappers = []any{}
-	file_clearway_v1_resources_proto_msgTypes[16].OneofWrappers = []any{}
-	file_clearway_v1_resources_proto_msgTypes[21].OneofWrappers = []any{}
-	file_clearway_v1_resources_proto_msgTypes[41].OneofWrappers = []any{
+	file_clearway_v1_resources_proto_msgTypes[7].OneofWrappers = []any{}
+	file_clearway_v1_resources_proto_msgTypes[13].OneofWrappers = []any{}
+	file_clearway_v1_resources_proto_msgTypes[17].OneofWrappers = []any{}
+	file_clearway_v1_resources_proto_msgTypes[23].OneofWrappers = []any{}
+	file_clearway_v1_resources_proto_msgTypes[27].OneofWrappers = []any{}
+	file_clearway_v1_resources_proto_msgTypes[34].OneofWrappers = []any{}
+	file_clearway_v1_resources_proto_msgTypes[35].OneofWrappers = []any{}
+	file_clearway_v1_resources_proto_msgTypes[36].OneofWrappers = []any{}
+	file_clearway_v1_resources_proto_msgTypes[62].OneofWrappers = []any{
 		(*Resource_IpPool)(nil),
 		(*Resource_IpReservation)(nil),
 		(*Resource_IpamConfiguration)(nil),
@@ -4187,6 +6789,7 @@ func file_clearway_v1_resources_proto_init() {
 		(*Resource_BgpSession)(nil),
 		(*Resource_Route)(nil),
 		(*Resource_Event)(nil),
+		(*Resource_IpQuota)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -4194,7 +6797,7 @@ func file_clearway_v1_resources_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_clearway_v1_resources_proto_rawDesc), len(file_clearway_v1_resources_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   47,
+			NumMessages:   68,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -14,6 +15,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/clearway/clearway/cmd/internal/daemon"
 	"github.com/clearway/clearway/proto/clearway/v1"
@@ -80,12 +82,17 @@ func (c *Client) Apply(ctx context.Context, request *clearwayv1.ApplyRequest) ([
 	return results, err
 }
 
-// Delete deletes one resource.
-func (c *Client) Delete(ctx context.Context, request *clearwayv1.DeleteRequest) error {
-	return c.do(ctx, func(conn *grpc.ClientConn) error {
-		_, err := clearwayv1.NewResourceServiceClient(conn).Delete(ctx, request)
+// Delete deletes one resource. What it returns is still there, and is drained; nil: it is gone.
+func (c *Client) Delete(ctx context.Context, request *clearwayv1.DeleteRequest) (clearwayv1.Object, error) {
+	var answer *clearwayv1.DeleteResponse
+	err := c.do(ctx, func(conn *grpc.ClientConn) (err error) {
+		answer, err = clearwayv1.NewResourceServiceClient(conn).Delete(ctx, request)
 		return err
 	})
+	if answer.GetRemaining() == nil {
+		return nil, err
+	}
+	return answer.GetRemaining().Object(), err
 }
 
 // List lists resources, with the server's warnings of what is missing from them.
@@ -126,6 +133,118 @@ func (c *Client) ShowAddress(ctx context.Context, address string) (*clearwayv1.S
 	})
 	return answer, err
 }
+
+// History asks who held an address, or what a Pod held.
+func (c *Client) History(ctx context.Context, request *clearwayv1.HistoryRequest) (*clearwayv1.HistoryResponse, error) {
+	var answer *clearwayv1.HistoryResponse
+	err := c.do(ctx, func(conn *grpc.ClientConn) (err error) {
+		answer, err = clearwayv1.NewIPAMServiceClient(conn).History(ctx, request)
+		return err
+	})
+	return answer, err
+}
+
+// ShowStore asks how the store is.
+func (c *Client) ShowStore(ctx context.Context) (*clearwayv1.ShowStoreResponse, error) {
+	var answer *clearwayv1.ShowStoreResponse
+	err := c.do(ctx, func(conn *grpc.ClientConn) (err error) {
+		answer, err = clearwayv1.NewIPAMServiceClient(conn).ShowStore(ctx, &clearwayv1.ShowStoreRequest{})
+		return err
+	})
+	return answer, err
+}
+
+// Recover tells that the store was restored. It returns the new incarnation.
+func (c *Client) Recover(ctx context.Context, reason string) (string, error) {
+	var answer *clearwayv1.RecoverResponse
+	err := c.do(ctx, func(conn *grpc.ClientConn) (err error) {
+		answer, err = clearwayv1.NewIPAMServiceClient(conn).Recover(ctx, &clearwayv1.RecoverRequest{Reason: reason})
+		return err
+	})
+	return answer.GetIncarnation(), err
+}
+
+// CheckBooks compares the books of ipamd and the nodes.
+func (c *Client) CheckBooks(ctx context.Context, request *clearwayv1.CheckBooksRequest) (*clearwayv1.CheckBooksResponse, error) {
+	return gather(ctx, c, func(conn *grpc.ClientConn) (grpc.ServerStreamingClient[clearwayv1.CheckBooksResponse], error) {
+		return clearwayv1.NewIPAMServiceClient(conn).CheckBooks(ctx, request)
+	})
+}
+
+// VerifyRoutes has the nodes compare their routes.
+func (c *Client) VerifyRoutes(ctx context.Context, request *clearwayv1.VerifyRoutesRequest) (*clearwayv1.VerifyRoutesResponse, error) {
+	return gather(ctx, c, func(conn *grpc.ClientConn) (grpc.ServerStreamingClient[clearwayv1.VerifyRoutesResponse], error) {
+		return clearwayv1.NewIPAMServiceClient(conn).VerifyRoutes(ctx, request)
+	})
+}
+
+// gather makes one answer of the parts of a stream.
+func gather[T any, M interface {
+	*T
+	proto.Message
+}](ctx context.Context, c *Client, open func(*grpc.ClientConn) (grpc.ServerStreamingClient[T], error)) (M, error) {
+	var all M
+	err := c.do(ctx, func(conn *grpc.ClientConn) error {
+		all = new(T)
+		stream, err := open(conn)
+		for err == nil {
+			var part *T
+			if part, err = stream.Recv(); err == nil {
+				proto.Merge(all, M(part))
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		return err
+	})
+	return all, err
+}
+
+// Export hands over all that lasts: the header first, with no resources.
+func (c *Client) Export(ctx context.Context, each func(*clearwayv1.ExportHeader, []*clearwayv1.Resource) error) error {
+	return c.do(ctx, func(conn *grpc.ClientConn) error {
+		stream, err := clearwayv1.NewIPAMServiceClient(conn).Export(ctx, &clearwayv1.ExportRequest{})
+		for err == nil {
+			var part *clearwayv1.ExportResponse
+			if part, err = stream.Recv(); err == nil {
+				err = each(part.GetHeader(), part.GetResources())
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		return err
+	})
+}
+
+// Import brings an export into a store.
+func (c *Client) Import(
+	ctx context.Context, header *clearwayv1.ExportHeader, all []*clearwayv1.Resource, dryRun bool,
+) (*clearwayv1.ImportResponse, error) {
+	var answer *clearwayv1.ImportResponse
+	err := c.do(ctx, func(conn *grpc.ClientConn) error {
+		stream, err := clearwayv1.NewIPAMServiceClient(conn).Import(ctx)
+		if err != nil {
+			return err
+		}
+		err = stream.Send(&clearwayv1.ImportRequest{Header: header, DryRun: dryRun})
+		for part := range slices.Chunk(all, importPiece) {
+			if err == nil {
+				err = stream.Send(&clearwayv1.ImportRequest{Resources: part})
+			}
+		}
+		if err != nil && !errors.Is(err, io.EOF) { // after EOF the answer tells why
+			return err
+		}
+		answer, err = stream.CloseAndRecv()
+		return err
+	})
+	return answer, err
+}
+
+// importPiece is how many resources one message of an import has.
+const importPiece = 500
 
 // do makes one call: on each server in order until one gives an answer, on the leader where one is named, and again
 // after a pause while the servers say that there is none. Calls are idempotent: mutations carry a request key.

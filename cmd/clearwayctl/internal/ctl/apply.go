@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
 
+	"github.com/clearway/clearway/bgp/plan"
 	"github.com/clearway/clearway/cmd/clearwayctl/internal/client"
 	"github.com/clearway/clearway/cmd/clearwayctl/internal/view"
 	"github.com/clearway/clearway/cmd/internal/daemon"
@@ -18,7 +19,8 @@ import (
 
 func (a *app) applyCommand() *cobra.Command {
 	var files []string
-	var dryRun bool
+	var dryRun, planFirst bool
+	var limits plan.Limits
 	cmd := &cobra.Command{
 		Use:   "apply -f FILE",
 		Short: "Create or change resources: all that the files hold, or, when any is refused, none",
@@ -27,7 +29,10 @@ func (a *app) applyCommand() *cobra.Command {
 Up to 100 at once. A file is YAML (several documents are separated by ---) or JSON. It is checked strictly: unknown fields, wrong types and
 bad values are told with file, line and column, all at once. What the server sets (status, metadata.uid, generation,
 creationTimestamp) is left aside, so the output of get -o yaml can be edited and applied. A metadata.resourceVersion is
-kept: the apply is refused when the resource has changed since it was read; take it out to apply regardless.`,
+kept: the apply is refused when the resource has changed since it was read; take it out to apply regardless.
+
+With --plan it first shows what would become of BGP on every node, as the command plan does, and applies only when no session
+would go or begin anew and no limit would be passed; else nothing is changed, and the exit code is 4.`,
 		Example: `  clearwayctl apply -f pools.yaml -f peers/
   clearwayctl apply -f pools.yaml --dry-run
   clearwayctl get pools -o yaml | sed s/r1/r2/ | clearwayctl apply -f -`,
@@ -42,15 +47,39 @@ kept: the apply is refused when the resource has changed since it was read; take
 					"split them into several files, and apply one after the other", len(items), clearwayv1.MaxApply)
 			}
 			return a.call(cmd, func(ctx context.Context, calls *client.Client) error {
+				if planFirst {
+					if err := a.planFirst(ctx, cmd, calls, items, limits); err != nil {
+						return err
+					}
+				}
 				return a.apply(ctx, cmd, calls, items, dryRun)
 			})
 		},
 	}
 	cmd.Flags().StringArrayVarP(&files, "filename", "f", nil, filesHelp)
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "let the server check and answer, and change nothing")
+	cmd.Flags().BoolVar(&planFirst, "plan", false, "show what would become of BGP first, and apply only when nothing would be disturbed")
+	addPlanFlags(cmd, &limits)
 	_ = cmd.MarkFlagRequired("filename")
 	_ = cmd.MarkFlagFilename("filename", "yaml", "yml", "json")
 	return cmd
+}
+
+// planFirst shows the plan beside what apply itself answers, and is the refusal when the plan disturbs anything.
+func (a *app) planFirst(ctx context.Context, cmd *cobra.Command, calls *client.Client, items []manifest.Item, limits plan.Limits) error {
+	foretold, err := a.foretell(ctx, calls, items, limits)
+	if err != nil {
+		return err
+	}
+	table := *a
+	table.output = "table"
+	if err := table.printPlan(cmd, cmd.ErrOrStderr(), foretold); err != nil {
+		return err
+	}
+	if foretold.Disturbs() {
+		return daemon.Exit(daemon.ExitNo, errors.New("nothing was changed: the plan above disturbs sessions; apply without --plan to do it all the same"))
+	}
+	return nil
 }
 
 func (a *app) apply(
@@ -61,6 +90,11 @@ func (a *app) apply(
 	})
 	if err != nil {
 		return refused(err, items)
+	}
+	for i, result := range results {
+		for _, warning := range result.GetWarnings() {
+			fmt.Fprintf(cmd.ErrOrStderr(), "warning: %s: %s\n", view.Lower(items[i].Object), warning)
+		}
 	}
 	if _, structured := a.structured(); structured {
 		var objects []clearwayv1.Object

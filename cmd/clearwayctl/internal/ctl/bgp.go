@@ -13,7 +13,7 @@ import (
 
 func (a *app) bgpCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "bgp", Short: "Show BGP sessions and routes as the nodes have them"}
-	cmd.AddCommand(a.bgpPeersCommand(), a.bgpRoutesCommand())
+	cmd.AddCommand(a.bgpPeersCommand(), a.bgpRoutesCommand(), a.bgpTraceCommand(), a.bgpVerifyCommand())
 	return cmd
 }
 

@@ -24,6 +24,7 @@ type deletion struct {
 	files          []string
 	poweredOff     bool
 	ignoreNotFound bool
+	wait           bool
 }
 
 func (a *app) deleteCommand() *cobra.Command {
@@ -32,8 +33,10 @@ func (a *app) deleteCommand() *cobra.Command {
 		Use:   "delete KIND NAME | delete -f FILE",
 		Short: "Delete a resource, or all that the files name",
 		Long: `Delete a resource, or all that the files name, the last one first. Each is deleted by itself: one that is still
-in use is refused, and the others go on.`,
+in use is refused, and the others go on. An IPPool of which nodes have blocks is drained: it gives no new address, and is
+gone when its last block came back. Applying it anew before that takes the deletion back.`,
 		Example: `  clearwayctl delete ippool pods
+  clearwayctl delete ippool pods --wait --timeout 10m
   clearwayctl delete -f pools.yaml --ignore-not-found
   clearwayctl delete node node7 --powered-off`,
 		Args:              cobra.MaximumNArgs(2),
@@ -43,11 +46,18 @@ in use is refused, and the others go on.`,
 			if err != nil {
 				return err
 			}
+			if how.wait {
+				return a.callWaiting(cmd, func(ctx context.Context, calls *client.Client) error {
+					return how.runAndWait(ctx, a, cmd, calls, requests)
+				})
+			}
 			return a.call(cmd, func(ctx context.Context, calls *client.Client) error {
-				return how.run(ctx, cmd, calls, requests)
+				_, err := how.run(ctx, cmd, calls, requests)
+				return err
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&how.wait, "wait", false, waitHelp)
 	cmd.Flags().StringArrayVarP(&how.files, "filename", "f", nil, filesHelp)
 	how.addFlags(cmd)
 	_ = cmd.MarkFlagFilename("filename", "yaml", "yml", "json")
@@ -97,14 +107,65 @@ func (d *deletion) complete(requests []*clearwayv1.DeleteRequest) error {
 	return nil
 }
 
+// runAndWait is run, and waits until what is drained is gone.
+func (d *deletion) runAndWait(
+	ctx context.Context, a *app, cmd *cobra.Command, calls *client.Client, requests []*clearwayv1.DeleteRequest,
+) error {
+	round, cancel := a.asking(ctx)
+	draining, err := d.run(round, cmd, calls, requests)
+	cancel()
+	if err != nil || len(draining) == 0 {
+		return err
+	}
+	said := map[string]string{}
+	return a.poll(ctx, func(ctx context.Context) (bool, error) {
+		for i := len(draining) - 1; i >= 0; i-- {
+			request := draining[i]
+			left, _, err := calls.List(ctx, &clearwayv1.ListRequest{Kind: request.Kind, Name: request.Name})
+			if err != nil {
+				return false, err
+			}
+			name := view.Lower(placeholder(request))
+			switch {
+			case len(left) == 0:
+				fmt.Fprintf(cmd.OutOrStdout(), "%s deleted\n", name)
+				draining = slices.Delete(draining, i, i+1)
+			case left[0].GetMetadata().GetDeletionTimestamp() == nil:
+				return false, fmt.Errorf("%s: it was applied anew, and is no longer being deleted", name)
+			case said[name] != remains(left[0]):
+				said[name] = remains(left[0])
+				fmt.Fprintf(cmd.OutOrStdout(), "%s draining: %s\n", name, said[name])
+			}
+		}
+		return len(draining) == 0, nil
+	})
+}
+
+// remains tells what of a resource that is drained is still there.
+func remains(object clearwayv1.Object) string {
+	pool, _ := object.(*clearwayv1.IPPool)
+	for _, condition := range pool.GetStatus().GetConditions() {
+		if condition.GetType() == "Drained" {
+			return condition.GetMessage()
+		}
+	}
+	return "it is still in use"
+}
+
+// run deletes, and returns the requests of which something is still there, drained.
 func (d *deletion) run(
 	ctx context.Context, cmd *cobra.Command, calls *client.Client, requests []*clearwayv1.DeleteRequest,
-) error {
+) (draining []*clearwayv1.DeleteRequest, err error) {
 	var failures []error
 	absent := 0
 	for _, request := range requests {
 		name := view.Lower(placeholder(request))
-		switch err := calls.Delete(ctx, request); {
+		switch left, err := calls.Delete(ctx, request); {
+		case err == nil && left != nil:
+			draining = append(draining, request)
+			if !d.wait {
+				fmt.Fprintf(cmd.OutOrStdout(), "%s draining: %s; it is gone when its last block came back\n", name, remains(left))
+			}
 		case err == nil:
 			fmt.Fprintf(cmd.OutOrStdout(), "%s deleted\n", name)
 		case client.IsCode(err, codes.NotFound) && d.ignoreNotFound:
@@ -116,9 +177,9 @@ func (d *deletion) run(
 		}
 	}
 	if absent < len(failures) {
-		return daemon.Exit(daemon.ExitFailed, errors.Join(failures...))
+		return draining, daemon.Exit(daemon.ExitFailed, errors.Join(failures...))
 	}
-	return errors.Join(failures...) // none, or each is not found
+	return draining, errors.Join(failures...) // none, or each is not found
 }
 
 // placeholder is an object with a request's kind and name, for messages.

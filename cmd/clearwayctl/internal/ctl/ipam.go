@@ -2,6 +2,7 @@ package ctl
 
 import (
 	"context"
+	"errors"
 
 	"github.com/spf13/cobra"
 
@@ -10,23 +11,36 @@ import (
 )
 
 func (a *app) ipamCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "ipam", Short: "Show how addresses are used, and who holds one"}
-	cmd.AddCommand(a.ipamShowCommand(), a.ipamBlocksCommand(), a.ipamAssignmentsCommand())
+	cmd := &cobra.Command{Use: "ipam", Short: "Show how addresses are used, and who holds one; check, save and move them"}
+	cmd.AddCommand(a.ipamShowCommand(), a.ipamBlocksCommand(), a.ipamAssignmentsCommand(), a.ipamMigrateCommand(), a.ipamHistoryCommand(),
+		a.ipamStoreCommand(), a.ipamRecoverCommand(), a.ipamCheckCommand(), a.ipamExportCommand(), a.ipamImportCommand())
 	return cmd
 }
 
 func (a *app) ipamShowCommand() *cobra.Command {
 	var address, pool string
 	cmd := &cobra.Command{
-		Use:   "show",
+		Use:   "show [POOL]",
 		Short: "Show each pool's use, in all and by node; or what one address belongs to",
-		Long: `Show each pool's use, in all and by node; or, with --ip, what one address belongs to: its state (Assigned, Cooling,
+		Long: `Show each pool's use, in all and by node: addresses in blocks (ADDRESSES, of which ASSIGNED and COOLING), in no block
+(FREE), in blocks that rest (RESTING) or whose node is gone (ORPHANED), what nodes could do without and would be called
+back when a Pod elsewhere waits (CALLABLE), and what is left in pieces smaller than the smallest block (STRANDED). Of one
+pool a sentence says it: why a claim is refused. Or, with --ip, what one address belongs to: its state (Assigned, Cooling,
 Free, Unclaimed, Gateway, Reserved), its holder, block and pool. An address in no pool ends with exit code 3.`,
 		Example: `  clearwayctl ipam show
+  clearwayctl ipam show pods
   clearwayctl ipam show --ip 10.244.3.7
   clearwayctl ipam show -o json`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 && (cmd.Flags().Changed("pool") || cmd.Flags().Changed("ip")) {
+				return errors.New("name the pool once, and no --ip beside it")
+			}
+			return cobra.MaximumNArgs(1)(cmd, args)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				pool = args[0]
+			}
 			return a.call(cmd, func(ctx context.Context, calls *client.Client) error {
 				if cmd.Flags().Changed("ip") {
 					return a.showAddress(ctx, cmd, calls, address)

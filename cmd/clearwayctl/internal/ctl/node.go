@@ -10,8 +10,8 @@ import (
 )
 
 func (a *app) nodeCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "node", Short: "Show and remove nodes"}
-	cmd.AddCommand(a.nodeListCommand(), a.nodeDeleteCommand())
+	cmd := &cobra.Command{Use: "node", Short: "Show, drain and remove nodes"}
+	cmd.AddCommand(a.nodeListCommand(), a.nodeDeleteCommand(), a.nodeDrainCommand(), a.nodeUndrainCommand())
 	return cmd
 }
 
@@ -23,7 +23,18 @@ func (a *app) nodeListCommand() *cobra.Command {
 		Example: `  clearwayctl node list
   clearwayctl node list -l rack=r1 -o wide`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.list(cmd, request) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.call(cmd, func(ctx context.Context, calls *client.Client) error {
+				objects, warnings, err := calls.List(ctx, request)
+				if err != nil {
+					return err
+				}
+				if _, structured := a.structured(); !structured && !calls.Local() {
+					noteRecovery(ctx, cmd, calls)
+				}
+				return a.show(cmd, request, objects, warnings)
+			})
+		},
 	}
 	cmd.Flags().StringVarP(&request.LabelSelector, "selector", "l", "", "only those whose labels match: `k=v,k2!=v,k3 in (a,b)`")
 	return cmd
@@ -46,7 +57,8 @@ given on. If it is wrong, two machines answer for the same addresses.`,
 				return err
 			}
 			return a.call(cmd, func(ctx context.Context, calls *client.Client) error {
-				return how.run(ctx, cmd, calls, requests)
+				_, err := how.run(ctx, cmd, calls, requests)
+				return err
 			})
 		},
 	}

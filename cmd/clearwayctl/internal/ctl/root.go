@@ -53,8 +53,8 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 the answer to the qu
 	flags.BoolVar(&a.noHeaders, "no-headers", false, "tables without the line of column names")
 	a.tls.AddClientFlags(flags)
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(asCompletions(outputs), cobra.ShellCompDirectiveNoFileComp))
-	cmd.AddCommand(a.applyCommand(), a.getCommand(), a.describeCommand(), a.deleteCommand(), a.editCommand(),
-		a.ipamCommand(), a.bgpCommand(), a.nodeCommand(), a.versionCommand())
+	cmd.AddCommand(a.applyCommand(), a.planCommand(), a.getCommand(), a.describeCommand(), a.deleteCommand(), a.editCommand(),
+		a.ipamCommand(), a.bgpCommand(), a.nodeCommand(), a.torConfigCommand(), a.preflightCommand(), a.pkiCommand(), a.versionCommand())
 	daemon.Bind(cmd)
 	return cmd
 }
@@ -77,11 +77,7 @@ func (a *app) check() error {
 
 // call runs work with a client, within the deadline.
 func (a *app) call(cmd *cobra.Command, work func(context.Context, *client.Client) error) error {
-	servers, _ := daemon.ParseServers(a.servers) // was checked
-	calls, err := client.Open(client.Options{
-		Servers: servers, Socket: a.socket, TLS: a.tls,
-		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
-	})
+	calls, err := a.open()
 	if err != nil {
 		return err
 	}
@@ -89,4 +85,12 @@ func (a *app) call(cmd *cobra.Command, work func(context.Context, *client.Client
 	ctx, cancel := context.WithTimeout(cmd.Context(), a.timeout)
 	defer cancel()
 	return work(ctx, calls)
+}
+
+func (a *app) open() (*client.Client, error) {
+	servers, _ := daemon.ParseServers(a.servers) // was checked
+	return client.Open(client.Options{
+		Servers: servers, Socket: a.socket, TLS: a.tls,
+		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+	})
 }

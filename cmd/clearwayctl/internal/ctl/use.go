@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 
@@ -22,11 +23,19 @@ type poolUse struct {
 	// Blocks that somebody has or that rest, and how many of the pool's block size still fit.
 	Blocks     int64 `json:"blocks"`
 	FreeBlocks int64 `json:"freeBlocks"`
-	// Addresses in owned blocks, and those of them that are assigned and that rest.
-	Addresses int64      `json:"addresses"`
-	Assigned  int64      `json:"assigned"`
-	Cooling   int64      `json:"cooling"`
-	Nodes     []*nodeUse `json:"nodes"`
+	// Addresses in owned blocks, and those of them that are assigned and that rest. Those of blocks that rest are in
+	// Resting, of gone nodes in Orphaned.
+	Addresses int64 `json:"addresses"`
+	Assigned  int64 `json:"assigned"`
+	Cooling   int64 `json:"cooling"`
+	Resting   int64 `json:"resting"`
+	Orphaned  int64 `json:"orphaned"`
+	// Addresses in no block: to be had, and in pieces too small for a block.
+	Free     int64 `json:"free"`
+	Stranded int64 `json:"stranded"`
+	// Addresses that nodes could do without, and that are called back when a Pod elsewhere waits.
+	Callable int64      `json:"callable"`
+	Nodes    []*nodeUse `json:"nodes"`
 
 	byNode map[string]*nodeUse // the same
 }
@@ -38,6 +47,8 @@ type nodeUse struct {
 	Addresses int64  `json:"addresses"`
 	Assigned  int64  `json:"assigned"`
 	Cooling   int64  `json:"cooling"`
+	Orphaned  int64  `json:"orphaned"`
+	Callable  int64  `json:"callable"`
 }
 
 // showUse shows the pools' use. An agent knows its own blocks only: then they are all there is to show.
@@ -62,6 +73,9 @@ func (a *app) showUse(ctx context.Context, cmd *cobra.Command, calls *client.Cli
 		err = a.printValue(cmd, map[string]any{"items": use})
 	} else {
 		err = a.printUse(cmd, use, calls.Local())
+		if pool != "" && len(use) == 1 && !calls.Local() && err == nil {
+			fmt.Fprintln(cmd.OutOrStdout(), "\n"+use[0].sentence())
+		}
 	}
 	return errors.Join(err, warn(cmd, append(warnings, more...)))
 }
@@ -74,6 +88,7 @@ func usage(pools, blocks []clearwayv1.Object) []*poolUse {
 			status, name := pool.GetStatus(), pool.GetMetadata().GetName()
 			use := newPoolUse(name)
 			use.CIDR, use.FreeBlocks = pool.GetSpec().GetCidr(), status.GetFreeBlocks()
+			use.Free, use.Stranded = status.GetFreeAddresses(), status.GetStrandedAddresses()
 			byPool[name] = use
 		}
 	}
@@ -102,6 +117,13 @@ func newPoolUse(name string) *poolUse {
 func (p *poolUse) add(block *clearwayv1.Block) {
 	p.Blocks++
 	node, status := block.GetSpec().GetNode(), block.GetStatus()
+	switch block.GetSpec().GetState() {
+	case clearwayv1.BlockState_BLOCK_STATE_COOLING: // nobody's, though its last owner is still named
+		p.Resting += status.GetAddresses()
+		return
+	case clearwayv1.BlockState_BLOCK_STATE_ORPHANED:
+		p.Orphaned += status.GetAddresses()
+	}
 	if node == "" {
 		return
 	}
@@ -109,6 +131,13 @@ func (p *poolUse) add(block *clearwayv1.Block) {
 	if use == nil {
 		use = &nodeUse{Node: node}
 		p.byNode[node], p.Nodes = use, append(p.Nodes, use)
+	}
+	if block.GetSpec().GetState() == clearwayv1.BlockState_BLOCK_STATE_ORPHANED {
+		use.Orphaned += status.GetAddresses()
+	}
+	if callable, err := netip.ParsePrefix(status.GetCallable()); err == nil {
+		count := addresses(callable)
+		use.Callable, p.Callable = use.Callable+count, p.Callable+count
 	}
 	use.Blocks++
 	use.Addresses += status.GetAddresses()
@@ -123,15 +152,16 @@ func (a *app) printUse(cmd *cobra.Command, use []*poolUse, local bool) error {
 	out := bufio.NewWriter(cmd.OutOrStdout())
 	var pools, nodes [][]string
 	for _, pool := range use {
-		free := view.Many(pool.FreeBlocks)
+		known := []string{view.Many(pool.FreeBlocks), view.Many(pool.Free), text(pool.Callable), text(pool.Stranded)}
 		if local {
-			free = "" // only ipamd knows
+			known = make([]string, len(known)) // only ipamd knows
 		}
-		pools = append(pools, []string{pool.Pool, pool.CIDR, text(pool.Blocks), free, text(pool.Addresses),
-			text(pool.Assigned), text(pool.Cooling), percent(pool.Assigned, pool.Addresses)})
+		pools = append(pools, []string{pool.Pool, pool.CIDR, text(pool.Blocks), known[0], text(pool.Addresses),
+			text(pool.Assigned), text(pool.Cooling), percent(pool.Assigned, pool.Addresses),
+			known[1], text(pool.Resting), text(pool.Orphaned), known[2], known[3]})
 		for _, node := range pool.Nodes {
 			nodes = append(nodes, []string{pool.Pool, node.Node, text(node.Blocks), text(node.Addresses),
-				text(node.Assigned), text(node.Cooling), percent(node.Assigned, node.Addresses)})
+				text(node.Assigned), text(node.Cooling), percent(node.Assigned, node.Addresses), text(node.Orphaned), text(node.Callable)})
 		}
 	}
 	if len(pools) == 0 {
@@ -139,13 +169,30 @@ func (a *app) printUse(cmd *cobra.Command, use []*poolUse, local bool) error {
 		return nil
 	}
 	err := view.Rows(out, a.style(),
-		[]string{"POOL", "CIDR", "BLOCKS", "FREEBLOCKS", "ADDRESSES", "ASSIGNED", "COOLING", "USED"}, pools)
+		[]string{"POOL", "CIDR", "BLOCKS", "FREEBLOCKS", "ADDRESSES", "ASSIGNED", "COOLING", "USED",
+			"FREE", "RESTING", "ORPHANED", "CALLABLE", "STRANDED"}, pools)
 	if err == nil && len(nodes) > 0 {
 		fmt.Fprintln(out)
 		err = view.Rows(out, a.style(),
-			[]string{"POOL", "NODE", "BLOCKS", "ADDRESSES", "ASSIGNED", "COOLING", "USED"}, nodes)
+			[]string{"POOL", "NODE", "BLOCKS", "ADDRESSES", "ASSIGNED", "COOLING", "USED", "ORPHANED", "CALLABLE"}, nodes)
 	}
 	return errors.Join(err, out.Flush())
+}
+
+// sentence tells a pool's use, and so why a claim is refused.
+func (p *poolUse) sentence() string {
+	text := fmt.Sprintf("Pool %s (%s): %s addresses are in no block and can be claimed. Nodes have %d addresses in blocks, of which "+
+		"%d are assigned and %d rest; %d could be called back from them for a Pod that waits. %d are in blocks that rest, %d in blocks "+
+		"of nodes that are gone.", p.Pool, p.CIDR, view.Many(p.Free), p.Addresses, p.Assigned, p.Cooling, p.Callable, p.Resting, p.Orphaned)
+	if p.Stranded > 0 {
+		text += fmt.Sprintf(" %d are stranded in pieces smaller than the pool's smallest block.", p.Stranded)
+	}
+	return text
+}
+
+// addresses is how many there are in a prefix, at most 2^62.
+func addresses(prefix netip.Prefix) int64 {
+	return 1 << min(prefix.Addr().BitLen()-prefix.Bits(), 62)
 }
 
 func text(value int64) string { return strconv.FormatInt(value, 10) }

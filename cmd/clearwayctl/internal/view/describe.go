@@ -192,7 +192,7 @@ func scalar(value protoreflect.Value, field protoreflect.FieldDescriptor) string
 
 // firstWords are those that are not written as they are in a field's name.
 var firstWords = map[string]string{
-	"as": "AS", "cidr": "CIDR", "cidrs": "CIDRs", "uid": "UID", "med": "MED", "ifname": "Interface", "ip": "IP", "bgp": "BGP",
+	"as": "AS", "cidr": "CIDR", "cidrs": "CIDRs", "uid": "UID", "med": "MED", "ifname": "Interface", "ip": "IP", "bgp": "BGP", "bfd": "BFD",
 }
 
 // title writes a field's name as words: "minBlockSize" is "Min block size", "peerASN" is "Peer ASN".

@@ -12,6 +12,7 @@ import (
 var short = map[string][]string{
 	"IPPool":            {"ipp", "pool"},
 	"IPReservation":     {"ipr", "reservation"},
+	"IPQuota":           {"ipq", "quota"},
 	"IPAMConfiguration": {"ipamconfig", "ipamc"},
 	"BGPConfiguration":  {"bgpconfig", "bgpc"},
 	"BGPPeer":           {"bgpp", "peer"},

@@ -21,6 +21,7 @@ func layouts(now time.Time) map[string]layout {
 	return map[string]layout{
 		"IPPool":            pools(age),
 		"IPReservation":     reservations(age),
+		"IPQuota":           quotas(age),
 		"IPAMConfiguration": ipamConfigurations(age),
 		"BGPConfiguration":  bgpConfigurations(age),
 		"BGPPeer":           peers(age),
@@ -56,10 +57,16 @@ func pools(age ager) layout {
 		{"FREE", false, func(o T) string { return Many(o.GetStatus().GetFreeBlocks()) }},
 		{"ASSIGNED", false, func(o T) string { return of(o.GetStatus().GetAssigned(), o.GetStatus().GetBlockAddresses()) }},
 		{"PHASE", false, func(o T) string { return o.GetStatus().GetPhase() }},
+		{"FREEADDRESSES", true, func(o T) string { return Many(o.GetStatus().GetFreeAddresses()) }},
+		{"CALLABLE", true, func(o T) string { return Many(o.GetStatus().GetCallableAddresses()) }},
+		{"STRANDED", true, func(o T) string { return Many(o.GetStatus().GetStrandedAddresses()) }},
+		{"LAYOUT", true, func(o T) string { return orText(o.GetSpec().GetLayout(), "Elastic") }},
 		{"MINBLOCK", true, func(o T) string { return number(o.GetSpec().GetMinBlockSize()) }},
 		{"PRIORITY", true, func(o T) string { return count(int64(o.GetSpec().GetPriority())) }},
 		{"GATEWAY", true, func(o T) string { return o.GetSpec().GetGateway() }},
-		{"SELECTOR", true, func(o T) string { return Selector(o.GetSpec().GetNodeSelector()) }},
+		{"NODES", true, func(o T) string { return Selector(o.GetSpec().GetNodeSelector()) }},
+		{"NAMESPACES", true, func(o T) string { return Selector(o.GetSpec().GetNamespaceSelector()) }},
+		{"PODS", true, func(o T) string { return Selector(o.GetSpec().GetPodSelector()) }},
 		since[T](age),
 	}
 }
@@ -70,6 +77,42 @@ func reservations(age ager) layout {
 		name[T](),
 		{"CIDRS", false, func(o T) string { return list(o.GetSpec().GetCidrs()) }},
 		{"REASON", false, func(o T) string { return o.GetSpec().GetReason() }},
+		{"UNTIL", false, func(o T) string { return o.GetSpec().GetUntil() }},
+		{"PHASE", false, func(o T) string { return o.GetStatus().GetPhase() }},
+		{"HELD", false, func(o T) string { return count(o.GetStatus().GetAssigned()) }},
+		since[T](age),
+	}
+}
+
+func quotas(age ager) layout {
+	type T = *clearwayv1.IPQuota
+	limited := func(used int64, limit *int64) string {
+		if limit == nil {
+			return ""
+		}
+		return count(used) + "/" + count(*limit)
+	}
+	addresses := func(o T) *int64 {
+		if o.GetSpec() == nil {
+			return nil
+		}
+		return o.Spec.Addresses
+	}
+	blocks := func(o T) *int64 {
+		if o.GetSpec() == nil {
+			return nil
+		}
+		return o.Spec.Blocks
+	}
+	return columns[T]{
+		name[T](),
+		{"USED", false, func(o T) string { return limited(o.GetStatus().GetUsed(), addresses(o)) }},
+		{"DELEGATED", false, func(o T) string { return limited(o.GetStatus().GetDelegated(), addresses(o)) }},
+		{"BLOCKS", false, func(o T) string { return limited(o.GetStatus().GetBlocks(), blocks(o)) }},
+		{"NAMESPACES", false, func(o T) string { return Selector(o.GetSpec().GetNamespaceSelector()) }},
+		{"PODS", true, func(o T) string { return Selector(o.GetSpec().GetPodSelector()) }},
+		{"NODES", true, func(o T) string { return Selector(o.GetSpec().GetNodeSelector()) }},
+		{"POOLS", false, func(o T) string { return list(o.GetSpec().GetPools()) }},
 		since[T](age),
 	}
 }
@@ -139,7 +182,12 @@ func nodes(age ager) layout {
 	type T = *clearwayv1.Node
 	return columns[T]{
 		name[T](),
-		{"STATUS", false, func(o T) string { return o.GetStatus().GetPhase() }},
+		{"STATUS", false, func(o T) string {
+			if drain := o.GetStatus().GetDrain(); drain != "" {
+				return o.GetStatus().GetPhase() + "," + drain
+			}
+			return o.GetStatus().GetPhase()
+		}},
 		{"ADDRESSES", false, func(o T) string { return list(o.GetStatus().GetAddresses()) }},
 		{"ASN", false, func(o T) string { return asn(o.GetStatus().GetAsNumber()) }},
 		{"BLOCKS", false, func(o T) string { return count(o.GetStatus().GetBlocks()) }},
@@ -166,6 +214,7 @@ func blocks(age ager) layout {
 		{"ASSIGNED", false, func(o T) string { return of(o.GetStatus().GetAssigned(), o.GetStatus().GetAddresses()) }},
 		{"COOLING", false, func(o T) string { return count(o.GetStatus().GetCooling()) }},
 		{"SEALED", true, func(o T) string { return strconv.FormatBool(o.GetStatus().GetSealed()) }},
+		{"OWNER", true, func(o T) string { return o.GetSpec().GetFloating().GetOwner() }},
 		{"GENERATION", true, func(o T) string { return count(o.GetSpec().GetGeneration()) }},
 		{"FREE-AT", true, func(o T) string { return clock(o.GetSpec().GetFreeTime()) }},
 		{"AGE", false, func(o T) string { return age(o.GetSpec().GetClaimedTime()) }},
@@ -204,9 +253,21 @@ func sessions(age ager) layout {
 		{"FAMILIES", true, func(o T) string { return list(o.GetStatus().GetFamilies()) }},
 		{"RESTART", true, func(o T) string { return strconv.FormatBool(o.GetStatus().GetGracefulRestart()) }},
 		{"FLAPS", true, func(o T) string { return count(o.GetStatus().GetFlaps()) }},
+		{"BFD", true, func(o T) string { return liveness(o.GetStatus().GetBfd()) }},
 		{"ORIGIN", false, func(o T) string { return o.GetSpec().GetOrigin() }},
 		{"REASON", false, func(o T) string { return o.GetStatus().GetReason() }},
 	}
+}
+
+// liveness is BFD's state, and how soon it sees a cut or why it is down.
+func liveness(s *clearwayv1.BFDStatus) string {
+	switch {
+	case s.GetDetectionTime() != "":
+		return s.GetState() + " (" + s.GetDetectionTime() + ")"
+	case s.GetDiagnostic() != "":
+		return s.GetState() + " (" + s.GetDiagnostic() + ")"
+	}
+	return s.GetState()
 }
 
 func routes() layout {

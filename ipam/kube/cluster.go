@@ -1,0 +1,108 @@
+package kube
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
+)
+
+// Options say which API server, and how to reach it.
+type Options struct {
+	// Kubeconfig is a file as kubectl has it; empty: the Pod's own service account.
+	Kubeconfig string
+	Logger     *slog.Logger
+}
+
+// Cluster is a Kubernetes cluster's API server. It is safe for concurrent use.
+type Cluster struct {
+	log     *slog.Logger
+	dynamic dynamic.Interface // of clearway.io
+	core    rest.Interface    // of v1
+	reviews rest.Interface    // of authentication.k8s.io/v1
+}
+
+// The most that one ipamd asks of the API server, watches aside.
+const (
+	callsPerSecond = 50
+	callsAtOnce    = 100
+)
+
+// New reads how to reach the API server; it need not be reachable yet.
+func New(options Options) (*Cluster, error) {
+	config, err := configOf(options.Kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	config.QPS, config.Burst, config.UserAgent = callsPerSecond, callsAtOnce, "clearway-ipamd"
+	asked := rest.CopyConfig(config)
+	resources, err := dynamic.NewForConfig(asked)
+	if err != nil {
+		return nil, fmt.Errorf("Kubernetes client: %w", err)
+	}
+	scheme := runtime.NewScheme()
+	if err := corev1.AddToScheme(scheme); err != nil {
+		return nil, fmt.Errorf("Kubernetes types: %w", err)
+	}
+	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
+	typed := rest.CopyConfig(config)
+	typed.GroupVersion, typed.APIPath = &corev1.SchemeGroupVersion, "/api"
+	typed.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+	// Pods and nodes by the hundred thousand are read faster as protobuf.
+	typed.ContentType, typed.AcceptContentTypes = "application/vnd.kubernetes.protobuf", "application/vnd.kubernetes.protobuf,application/json"
+	core, err := rest.RESTClientFor(typed)
+	if err != nil {
+		return nil, fmt.Errorf("Kubernetes client: %w", err)
+	}
+	reviews, err := reviewsOf(config)
+	if err != nil {
+		return nil, fmt.Errorf("Kubernetes client: %w", err)
+	}
+	return &Cluster{log: options.Logger, dynamic: resources, core: core, reviews: reviews}, nil
+}
+
+func configOf(file string) (*rest.Config, error) {
+	if file != "" {
+		config, err := clientcmd.BuildConfigFromFlags("", file)
+		if err != nil {
+			return nil, fmt.Errorf("kubeconfig %s: %w", file, err)
+		}
+		return config, nil
+	}
+	config, err := rest.InClusterConfig()
+	if errors.Is(err, rest.ErrNotInCluster) {
+		return nil, errors.New("there is no service account here, as in a Pod there is: name a kubeconfig")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("service account: %w", err)
+	}
+	return config, nil
+}
+
+// resourceOf is where a kind's objects are.
+func resourceOf(kind string) schema.GroupVersionResource {
+	group, version, _ := strings.Cut(clearwayv1.APIVersion, "/")
+	return schema.GroupVersionResource{Group: group, Version: version, Resource: strings.ToLower(kind) + "s"}
+}
+
+// kinds are those that the API server has, in the order of the schema.
+func kinds() []string {
+	var all []string
+	for _, kind := range clearwayv1.Kinds() {
+		if clearwayv1.Writable(kind) {
+			all = append(all, kind)
+		}
+	}
+	return all
+}
