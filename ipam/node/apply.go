@@ -55,6 +55,8 @@ func (b *book) applyLocked(number uint64, r record) {
 	switch r := r.(type) {
 	case bootRecord:
 		b.applyBoot(number, r)
+	case settledRecord:
+		b.unsettled = false
 	case blockRecord:
 		b.applyBlock(r)
 	case blockGoneRecord:
@@ -88,7 +90,7 @@ func (b *book) applyLocked(number uint64, r record) {
 
 // applyBoot forgets all assignments. Their addresses need no rest: nobody has spoken from them since before the boot.
 func (b *book) applyBoot(number uint64, r bootRecord) {
-	b.bootID = r.BootID
+	b.bootID, b.unsettled = r.BootID, r.Unsettled
 	for k, e := range b.entries {
 		if e.held != nil {
 			b.free(e.held, r.Time)
@@ -363,7 +365,7 @@ func (b *book) Snapshot() []journal.Entry {
 func (b *book) snapshotLocked() []record {
 	var records []record
 	if b.bootID != "" {
-		records = append(records, bootRecord{BootID: b.bootID, Time: b.now()})
+		records = append(records, bootRecord{BootID: b.bootID, Time: b.now(), Unsettled: b.unsettled})
 	}
 	if b.incarnation != "" {
 		records = append(records, storeRecord{b.incarnation})
@@ -413,7 +415,7 @@ func (o *ownBlock) restRecords(now time.Time) []record {
 func (b *book) sealedRecords(bootID string) []record {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	records := []record{bootRecord{BootID: bootID, Time: b.now()}}
+	records := []record{bootRecord{BootID: bootID, Time: b.now(), Unsettled: b.unsettled}}
 	for _, o := range b.blocks {
 		r := o.blockRecord
 		r.Sealed = true

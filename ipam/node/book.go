@@ -28,6 +28,9 @@ type book struct {
 
 	settings *settings // nil: none known yet
 	bootID   string
+	// unsettled: a new boot began, and it is not known yet which blocks of before are still the node's. A restart in the
+	// same boot must wait for it as the first start did.
+	unsettled bool
 	// incarnation is the store's that the blocks are of; empty: none, or of before it was journalled.
 	incarnation string
 
@@ -399,4 +402,11 @@ func (o *ownBlock) spec() *clearwayv1.BlockSpec {
 		spec.ClaimedTime = timestamppb.New(o.Claimed)
 	}
 	return spec
+}
+
+// isUnsettled tells whether the boot is new and nobody has said yet which blocks of before are still the node's.
+func (b *book) isUnsettled() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.unsettled
 }

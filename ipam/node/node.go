@@ -118,12 +118,10 @@ type Node struct {
 	disk    disk
 	claims  *claims
 	metrics *metrics
-	// newBoot: no Pod of before this start lives, or nothing is known of one.
-	newBoot bool
 
 	current atomic.Pointer[session]
-	// settled is closed when it is known what to go by: at once in the boot of before, else when ipamd has spoken, or
-	// was silent for long.
+	// settled is closed when it is known what to go by: at once when it was in this boot before, else when ipamd has
+	// spoken, or was silent for long.
 	settled    chan struct{}
 	settleOnce sync.Once
 
@@ -291,14 +289,13 @@ func (n *Node) begin(salvaged *book) error {
 		}
 		return nil
 	}
-	n.newBoot = n.book.bootID != n.options.BootID
-	if !n.newBoot {
+	if n.book.bootID == n.options.BootID {
 		return nil
 	}
 	if before := n.book.bootID; before != "" {
 		n.log.Info("new boot: assignments of before are dropped, blocks stay", "was", before, "is", n.options.BootID)
 	}
-	_, err := n.write(ctx, bootRecord{BootID: n.options.BootID, Time: n.now()})
+	_, err := n.write(ctx, bootRecord{BootID: n.options.BootID, Time: n.now(), Unsettled: true})
 	return err
 }
 
@@ -325,10 +322,10 @@ func (n *Node) watchJournal(ctx context.Context) error {
 	}
 }
 
-// decide settles what to go by: in the boot of before what is on disk, at once; after a new boot ipamd's word, and what
-// is on disk only when ipamd stays silent.
+// decide settles what to go by: what is on disk, at once, if it was settled in this boot before; after a new boot
+// ipamd's word, and what is on disk only when ipamd stays silent.
 func (n *Node) decide(ctx context.Context) error {
-	if n.newBoot {
+	if n.book.isUnsettled() {
 		select {
 		case <-n.settled:
 			return nil
@@ -341,7 +338,7 @@ func (n *Node) decide(ctx context.Context) error {
 	}
 	n.settleOnce.Do(func() {
 		if n.tellOldOwnership(ctx) == nil {
-			close(n.settled)
+			n.noteSettled()
 		}
 	})
 	n.notify()
@@ -350,8 +347,20 @@ func (n *Node) decide(ctx context.Context) error {
 
 // settle notes that ipamd has spoken.
 func (n *Node) settle() {
-	n.settleOnce.Do(func() { close(n.settled) })
+	n.settleOnce.Do(n.noteSettled)
 	n.notify()
+}
+
+// noteSettled lets go by the blocks there are, from now on and after a restart. What cannot be journalled is not so:
+// the process is at its end then.
+func (n *Node) noteSettled() {
+	if n.book.isUnsettled() {
+		if _, err := n.write(context.Background(), settledRecord{}); err != nil {
+			n.log.Error("which blocks are this node's could not be journalled", "error", err)
+			return
+		}
+	}
+	close(n.settled)
 }
 
 func (n *Node) setOnline(online bool) {

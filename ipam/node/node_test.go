@@ -584,16 +584,33 @@ func TestReboot(t *testing.T) {
 	a.stop()
 
 	d.Stop()
+	// The first start ends before it has heard anything: the next, in the same boot, knows as little.
+	for range 2 {
+		a = run(t, d, dir, func(o *Options) { o.BootID, o.silence = "boot3", time.Hour })
+		mustAwait(t, a, "c3")
+		a.stop()
+	}
 	a = run(t, d, dir, func(o *Options) { o.BootID, o.silence = "boot3", 2*time.Second })
+	mustAwait(t, a, "c3")
+	nodetest.Eventually(t, "it goes by what is on disk when ipamd stays silent", func() bool { return len(a.state().Blocks) == 2 })
+	a.mustAdd("c3")
+	a.stop()
+	a = run(t, d, dir, func(o *Options) { o.BootID, o.silence = "boot3", time.Hour })
+	a.mustAdd("c4") // it was settled in this boot
+}
+
+// mustAwait checks that an agent neither gives an address nor tells anything before it has asked ipamd.
+func mustAwait(t *testing.T, a *agent, container string) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
 	defer cancel()
-	_, err := a.api.Add(ctx, &clearwayv1.AddRequest{Attachment: attachment("c3")})
+	_, err := a.api.Add(ctx, &clearwayv1.AddRequest{Attachment: attachment(container)})
 	wantCode(t, err, cniTryLater, "started anew")
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	if len(a.states) != 0 || len(a.ownership) != 0 {
 		t.Fatal("it went by what is on disk before it asked")
 	}
-	nodetest.Eventually(t, "it goes by what is on disk when ipamd stays silent", func() bool { return len(a.state().Blocks) == 2 })
-	a.mustAdd("c3")
 }
 
 func TestWipedDataFolder(t *testing.T) {

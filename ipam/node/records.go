@@ -26,6 +26,7 @@ const (
 	typeSplit     uint8 = 10
 	typeStore     uint8 = 11
 	typeAllowance uint8 = 12
+	typeSettled   uint8 = 13
 )
 
 // record is what the book applies; each is one change that holds wholly or not at all.
@@ -35,7 +36,13 @@ type record interface{ recordType() uint8 }
 type bootRecord struct {
 	BootID string    `json:"bootID"`
 	Time   time.Time `json:"time"`
+	// Unsettled: whether the blocks of before are still the node's is not known before a settledRecord.
+	Unsettled bool `json:"unsettled,omitempty"`
 }
+
+// settledRecord: in this boot the node goes by the blocks it has, also after a restart: ipamd has spoken, or was silent
+// for long.
+type settledRecord struct{}
 
 // blockRecord: the node owns this block, with these properties from now on. It closes the claim of its request key.
 type blockRecord struct {
@@ -184,6 +191,7 @@ type held struct {
 }
 
 func (bootRecord) recordType() uint8      { return typeBoot }
+func (settledRecord) recordType() uint8   { return typeSettled }
 func (blockRecord) recordType() uint8     { return typeBlock }
 func (blockGoneRecord) recordType() uint8 { return typeBlockGone }
 func (returnRecord) recordType() uint8    { return typeReturn }
@@ -208,6 +216,8 @@ func decode(recordType uint8, payload []byte) (record, error) {
 	switch recordType {
 	case typeBoot:
 		return decodeAs[bootRecord](payload)
+	case typeSettled:
+		return decodeAs[settledRecord](payload)
 	case typeBlock:
 		return decodeAs[blockRecord](payload)
 	case typeBlockGone:
