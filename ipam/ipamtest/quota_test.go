@@ -17,12 +17,12 @@ import (
 
 const quotaLimit = 7
 
-func (f *floating) applyQuota(limit int64) {
+func (f *floating) applyQuota(limit int32) {
 	f.admin(func(ctx context.Context, client clearwayv1.ResourceServiceClient) error {
 		_, err := client.Apply(ctx, &clearwayv1.ApplyRequest{Resources: []*clearwayv1.Resource{clearwayv1.Wrap(&clearwayv1.IPQuota{
 			Metadata: &clearwayv1.ObjectMeta{Name: "db"}, Spec: &clearwayv1.IPQuotaSpec{
 				NamespaceSelector: &clearwayv1.LabelSelector{MatchLabels: map[string]string{"kubernetes.io/metadata.name": "db"}},
-				Addresses:         proto.Int64(limit),
+				Addresses:         proto.Int32(limit),
 			},
 		})}})
 		return err

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -28,7 +29,7 @@ type Quota struct {
 // Bounds of an IPQuota.
 const (
 	maxQuotaPools = 100
-	maxQuota      = 1 << 40
+	maxQuota      = math.MaxInt32 // a JSON number of the gRPC API and of the API server alike
 )
 
 // ParseQuota reads a quota and tells every fault of it; the Quota is of use only when there is none.
@@ -66,11 +67,11 @@ func ParseQuota(object *clearwayv1.IPQuota) (Quota, []*clearwayv1.FieldViolation
 	return q, faults
 }
 
-func parseLimit(faults *violations, field string, limit int64) int64 {
-	if limit < 0 || limit > maxQuota {
-		faults.add(field, limit, "must be from 0 to %d; leave it out for any number", int64(maxQuota))
+func parseLimit(faults *violations, field string, limit int32) int64 {
+	if limit < 0 {
+		faults.add(field, limit, "must be from 0 to %d; leave it out for any number", maxQuota)
 	}
-	return limit
+	return int64(limit)
 }
 
 // Of tells whether addresses and blocks of a pool count.

@@ -18,7 +18,7 @@ func quota(name string, change ...func(*clearwayv1.IPQuotaSpec)) *clearwayv1.Res
 	return clearwayv1.Wrap(made)
 }
 
-func ofAddresses(limit int64) func(*clearwayv1.IPQuotaSpec) {
+func ofAddresses(limit int32) func(*clearwayv1.IPQuotaSpec) {
 	return func(s *clearwayv1.IPQuotaSpec) { s.Addresses = &limit }
 }
 
@@ -159,7 +159,7 @@ func TestAllowancesAreRecovered(t *testing.T) {
 func TestQuotaOfBlocks(t *testing.T) {
 	d := start(t, newFake())
 	d.apply(ipPool("pods", "10.244.0.0/16"), ipPool("other", "10.245.0.0/16"), quota("rack1", func(s *clearwayv1.IPQuotaSpec) {
-		s.Blocks, s.Pools = proto.Int64(2), []string{"pods"}
+		s.Blocks, s.Pools = proto.Int32(2), []string{"pods"}
 		s.NodeSelector = &clearwayv1.LabelSelector{MatchLabels: map[string]string{"rack": "r1"}}
 	}))
 	rack := func(name string) func(*clearwayv1.RegisterRequest) {
@@ -185,15 +185,15 @@ func TestQuotaOfBlocks(t *testing.T) {
 func TestNamedErrorsOfQuotas(t *testing.T) {
 	d := start(t, newFake())
 	for field, change := range map[string]func(*clearwayv1.IPQuotaSpec){
-		"spec.addresses":                  func(*clearwayv1.IPQuotaSpec) {},
-		"must be from 0 to 1099511627776": ofAddresses(-1),
+		"spec.addresses":               func(*clearwayv1.IPQuotaSpec) {},
+		"must be from 0 to 2147483647": ofAddresses(-1),
 		"spec.blocks": func(s *clearwayv1.IPQuotaSpec) {
-			s.Addresses, s.NodeSelector = proto.Int64(1), &clearwayv1.LabelSelector{MatchLabels: map[string]string{"rack": "r1"}}
+			s.Addresses, s.NodeSelector = proto.Int32(1), &clearwayv1.LabelSelector{MatchLabels: map[string]string{"rack": "r1"}}
 		},
 		"blocks are nodes', not Pods'": func(s *clearwayv1.IPQuotaSpec) {
-			s.Blocks, s.PodSelector = proto.Int64(1), &clearwayv1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}
+			s.Blocks, s.PodSelector = proto.Int32(1), &clearwayv1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}
 		},
-		"spec.pools[0]": func(s *clearwayv1.IPQuotaSpec) { s.Addresses, s.Pools = proto.Int64(1), []string{""} },
+		"spec.pools[0]": func(s *clearwayv1.IPQuotaSpec) { s.Addresses, s.Pools = proto.Int32(1), []string{""} },
 	} {
 		_, err := d.Apply(testContext(t), &clearwayv1.ApplyRequest{Resources: []*clearwayv1.Resource{quota("team", change)}})
 		wantRefusal(t, err, codes.InvalidArgument, field)

@@ -1251,11 +1251,11 @@ type IPQuotaSpec struct {
 	PodSelector       *LabelSelector `protobuf:"bytes,2,opt,name=pod_selector,json=podSelector,proto3" json:"pod_selector,omitempty"`
 	// Only addresses and blocks of these pools count. Empty: of all pools.
 	Pools []string `protobuf:"bytes,3,rep,name=pools,proto3" json:"pools,omitempty"`
-	// How many addresses those Pods have at most, together, in the whole cluster: 0 to 2^40. Absent: any number.
-	Addresses *int64 `protobuf:"varint,4,opt,name=addresses,proto3,oneof" json:"addresses,omitempty"`
-	// How many blocks the nodes that node_selector takes have at most, together: 0 to 2^40. Absent: any number. Addresses of
+	// How many addresses those Pods have at most, together, in the whole cluster: 0 to 2^31-1. Absent: any number.
+	Addresses *int32 `protobuf:"varint,4,opt,name=addresses,proto3,oneof" json:"addresses,omitempty"`
+	// How many blocks the nodes that node_selector takes have at most, together: 0 to 2^31-1. Absent: any number. Addresses of
 	// Floating pools are no blocks here.
-	Blocks        *int64         `protobuf:"varint,5,opt,name=blocks,proto3,oneof" json:"blocks,omitempty"`
+	Blocks        *int32         `protobuf:"varint,5,opt,name=blocks,proto3,oneof" json:"blocks,omitempty"`
 	NodeSelector  *LabelSelector `protobuf:"bytes,6,opt,name=node_selector,json=nodeSelector,proto3" json:"node_selector,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1312,14 +1312,14 @@ func (x *IPQuotaSpec) GetPools() []string {
 	return nil
 }
 
-func (x *IPQuotaSpec) GetAddresses() int64 {
+func (x *IPQuotaSpec) GetAddresses() int32 {
 	if x != nil && x.Addresses != nil {
 		return *x.Addresses
 	}
 	return 0
 }
 
-func (x *IPQuotaSpec) GetBlocks() int64 {
+func (x *IPQuotaSpec) GetBlocks() int32 {
 	if x != nil && x.Blocks != nil {
 		return *x.Blocks
 	}
@@ -6089,8 +6089,8 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	"\x12namespace_selector\x18\x01 \x01(\v2\x1a.clearway.v1.LabelSelectorR\x11namespaceSelector\x12=\n" +
 	"\fpod_selector\x18\x02 \x01(\v2\x1a.clearway.v1.LabelSelectorR\vpodSelector\x12\x14\n" +
 	"\x05pools\x18\x03 \x03(\tR\x05pools\x12!\n" +
-	"\taddresses\x18\x04 \x01(\x03H\x00R\taddresses\x88\x01\x01\x12\x1b\n" +
-	"\x06blocks\x18\x05 \x01(\x03H\x01R\x06blocks\x88\x01\x01\x12?\n" +
+	"\taddresses\x18\x04 \x01(\x05H\x00R\taddresses\x88\x01\x01\x12\x1b\n" +
+	"\x06blocks\x18\x05 \x01(\x05H\x01R\x06blocks\x88\x01\x01\x12?\n" +
 	"\rnode_selector\x18\x06 \x01(\v2\x1a.clearway.v1.LabelSelectorR\fnodeSelectorB\f\n" +
 	"\n" +
 	"_addressesB\t\n" +

@@ -86,19 +86,19 @@ func reservations(age ager) layout {
 
 func quotas(age ager) layout {
 	type T = *clearwayv1.IPQuota
-	limited := func(used int64, limit *int64) string {
+	limited := func(used int64, limit *int32) string {
 		if limit == nil {
 			return ""
 		}
-		return count(used) + "/" + count(*limit)
+		return count(used) + "/" + count(int64(*limit))
 	}
-	addresses := func(o T) *int64 {
+	addresses := func(o T) *int32 {
 		if o.GetSpec() == nil {
 			return nil
 		}
 		return o.Spec.Addresses
 	}
-	blocks := func(o T) *int64 {
+	blocks := func(o T) *int32 {
 		if o.GetSpec() == nil {
 			return nil
 		}
