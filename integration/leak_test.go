@@ -213,6 +213,9 @@ func (r *road) orphaned(t *testing.T) {
 	must(t, r.ApplyText(t.Context(), "{apiVersion: clearway.io/v1, kind: BGPConfiguration, metadata: {name: default}, "+
 		"spec: {asNumber: 65001, nodeMesh: None, gracefulRestart: {restartTime: 25s}}}"))
 	r.settled(t)
+	must(t, r.Crash(t.Context(), node))
+	must(t, r.Node(node).Restart(cluster.Agent)) // a standing session goes on with the time that it began with
+	r.settled(t)
 	blocks, err := r.Blocks(t.Context(), node)
 	must(t, err)
 	must(t, r.Crash(t.Context(), node))
