@@ -135,7 +135,9 @@ func (c *cluster) startAgent(name, dir string) {
 		}
 		return err
 	}
+	c.mu.Lock()
 	c.agents[name] = a
+	c.mu.Unlock()
 }
 
 var logTo io.Writer = io.Discard
@@ -203,7 +205,9 @@ func (c *cluster) end(name string) string {
 	if err := a.end(); err != nil {
 		c.t.Fatal(err)
 	}
+	c.mu.Lock()
 	delete(c.agents, name)
+	c.mu.Unlock()
 	return dir
 }
 

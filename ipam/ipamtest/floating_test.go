@@ -2,6 +2,7 @@ package ipamtest_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -29,6 +30,8 @@ type floating struct {
 	twin map[string][]netip.Addr // by owner; guarded by cluster.mu
 	lost map[string]string       // containers whose ADD failed, and their nodes: a runtime deletes them; guarded by cluster.mu
 	off  map[string]string       // the folders of nodes that are off
+
+	poweredOn time.Time // when a machine was last
 }
 
 func newFloating(t rapid.TB, dir string, nodes ...string) *floating {
@@ -76,8 +79,14 @@ func (f *floating) add(node, owner, pools string, patience time.Duration) (conta
 	f.mu.Lock()
 	f.made++
 	container = fmt.Sprintf("%s-%d", owner, f.made)
-	f.mu.Unlock()
 	agent := f.agents[node]
+	if agent == nil { // it was killed just now
+		f.lost[container] = node
+	}
+	f.mu.Unlock()
+	if agent == nil {
+		return container, errors.New("no agent answers")
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	answer, err := agent.api.Add(ctx, f.request(owner, container, pools))
@@ -173,10 +182,22 @@ func (f *floating) powerOff(name string) {
 	})
 }
 
+// powerOn starts a machine that was said to be off. Its agent has to be told so: one that hears nothing goes by what it
+// has on disk, as the design lets it.
 func (f *floating) powerOn(name string) {
+	time.Sleep(30 * time.Second) // ipamd leads
 	f.boots[name]++
+	f.poweredOn = time.Now()
 	f.startAgent(name, f.off[name])
 	delete(f.off, name)
+}
+
+// restartServer kills ipamd, once machines that were powered on have heard of it, and starts it after a time.
+func (f *floating) restartServer(down time.Duration) {
+	time.Sleep(time.Until(f.poweredOn.Add(15 * time.Second)))
+	f.stop()
+	time.Sleep(down)
+	f.startServer()
 }
 
 // TestFloatingHandOver lets owners go from node to node, while agents and ipamd are killed, machines lose their power and
@@ -200,9 +221,7 @@ func TestFloatingHandOver(t *testing.T) {
 				case action == "wait":
 					time.Sleep(time.Duration(rapid.IntRange(0, 8000).Draw(rt, "milliseconds")) * time.Millisecond)
 				case action == "ipamd":
-					f.stop()
-					time.Sleep(time.Duration(rapid.IntRange(0, 20).Draw(rt, "down")) * time.Second)
-					f.startServer()
+					f.restartServer(time.Duration(rapid.IntRange(0, 20).Draw(rt, "down")) * time.Second)
 				case action == "power" && on:
 					f.adds.Wait()
 					time.Sleep(30 * time.Second) // ipamd leads

@@ -84,9 +84,7 @@ func TestQuotaIsNeverExceeded(t *testing.T) {
 				case action == "wait":
 					time.Sleep(time.Duration(rapid.IntRange(0, 15000).Draw(rt, "milliseconds")) * time.Millisecond)
 				case action == "ipamd":
-					f.stop()
-					time.Sleep(time.Duration(rapid.IntRange(0, 20).Draw(rt, "down")) * time.Second)
-					f.startServer()
+					f.restartServer(time.Duration(rapid.IntRange(0, 20).Draw(rt, "down")) * time.Second)
 				case action == "del":
 					for container, node := range f.running() {
 						f.del(container, node)
@@ -127,13 +125,13 @@ func TestQuotaIsNeverExceeded(t *testing.T) {
 			for i := range quotaLimit {
 				pods++
 				if _, err := f.add(nodes[i%len(nodes)], fmt.Sprint("p", pods), "pods4", 30*time.Second); err != nil {
-					rt.Errorf("%d of %d addresses are given, and %s gets none: %v", i, quotaLimit, nodes[i%len(nodes)], err)
+					rt.Fatalf("%d of %d addresses are given, and %s gets none: %v; %v", i, quotaLimit, nodes[i%len(nodes)], err, f.quotaText())
 				}
 			}
 			for _, name := range nodes {
 				_, err := f.add(name, "one-too-many", "pods4", 30*time.Second)
 				if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("allows %d addresses", quotaLimit)) {
-					rt.Errorf("one too many on %s: %v; %d are given: %v", name, err, f.given(), f.quotaText())
+					rt.Fatalf("one too many on %s: %v; %d are given: %v", name, err, f.given(), f.quotaText())
 				}
 			}
 			f.check(rt)

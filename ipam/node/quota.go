@@ -41,7 +41,7 @@ type quotaUse struct {
 	used int64
 	// need is how many more an ADD waits for.
 	need int64
-	// giveBack: ipamd wants what is not used. untold: it may not know yet that the allowance was lowered.
+	// giveBack: ipamd wants what is not used. untold: it may believe in another allowance than the node.
 	giveBack, untold bool
 	// spareSince is since when far more than needed is there; zero: it is not.
 	spareSince time.Time
@@ -229,7 +229,13 @@ func (b *book) hearAllowances(told []*clearwayv1.QuotaAllowance, revision int64)
 		byName[one.GetQuota()] = one
 	}
 	for name, use := range b.quotas.uses {
-		use.giveBack = byName[name].GetGiveBack()
+		one := byName[name]
+		use.giveBack = one.GetGiveBack()
+		// ipamd believes in more than is here: it has not heard of what was lowered, or its answer was lost with the process
+		// or the connection. It is asked, or others wait for it in vain.
+		if one.GetAmount() > b.quotas.allowances[name].Amount {
+			use.untold = true
+		}
 	}
 	for name, r := range b.quotas.allowances {
 		was := r
@@ -240,10 +246,6 @@ func (b *book) hearAllowances(told []*clearwayv1.QuotaAllowance, revision int64)
 			continue
 		case one.GetGeneration() > r.Generation:
 			r.Amount = min(r.Amount, one.GetAmount())
-		case one.GetGeneration() == r.Generation && one.GetAmount() > r.Amount:
-			if use := b.quotas.uses[name]; use != nil {
-				use.untold = true
-			}
 		}
 		if r != was {
 			b.quotas.allowances[name] = r
