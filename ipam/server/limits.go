@@ -119,12 +119,14 @@ func (b *buckets) take(key string, n int) time.Duration {
 		return 0
 	}
 	now := b.now()
-	taken := b.bucket(key, now).ReserveN(now, min(n, b.burst))
-	wait := taken.DelayFrom(now)
-	if wait > 0 {
-		taken.CancelAt(now)
+	n = min(n, b.burst)
+	bucket := b.bucket(key, now)
+	// Not ReserveN and its Cancel: of several at once they leave a debt that nobody made.
+	if bucket.AllowN(now, n) {
+		return 0
 	}
-	return wait
+	missing := float64(n) - bucket.TokensAt(now)
+	return max(time.Duration(missing/float64(b.limit)*float64(time.Second)), time.Millisecond)
 }
 
 func (b *buckets) bucket(key string, now time.Time) *rate.Limiter {
