@@ -54,9 +54,9 @@ func ParseQuota(object *clearwayv1.IPQuota) (Quota, []*clearwayv1.FieldViolation
 		q.Blocks = parseLimit(&faults, "spec.blocks", spec.GetBlocks())
 	}
 	switch {
-	case spec.Addresses == nil && !(q.NamespaceSelector.Empty() && q.PodSelector.Empty()):
+	case spec.Addresses == nil && (spec.NamespaceSelector != nil || spec.PodSelector != nil):
 		faults.add("spec.addresses", "", "is required with a namespaceSelector or podSelector: blocks are nodes', not Pods'")
-	case spec.Blocks == nil && !q.NodeSelector.Empty():
+	case spec.Blocks == nil && spec.NodeSelector != nil:
 		faults.add("spec.blocks", "", "is required with a nodeSelector: addresses are counted by Pods, wherever they run")
 	case len(q.Pools) > maxQuotaPools:
 		faults.add("spec.pools", fmt.Sprintf("%d entries", len(q.Pools)), "must have at most %d entries", maxQuotaPools)
