@@ -16,9 +16,10 @@ const (
 
 	idleEvery = 3 * time.Second
 	// idleBytes of free memory, and an eighth of what is live, are worth a collection to give them back: with 200,000
-	// routes a tenth of a second's work, so not again for restEvery.
+	// routes a tenth of a second's work, so not again for restEvery; where it is worth more, for restShort.
 	idleBytes = 16 << 20
 	restEvery = 30 * time.Second
+	restShort = 5 * time.Second
 )
 
 // keepMemory holds the ballast until the context ends, and gives memory back to the system once a burst is over.
@@ -37,7 +38,11 @@ func keepMemory(ctx context.Context) error {
 		}
 		now := memoryUse()
 		made := now.allocated - before.allocated
-		if made < idleBytes && now.spare > max(idleBytes, now.live/8) && time.Since(gave) >= restEvery {
+		rest := restEvery
+		if now.spare > now.live/4 {
+			rest = restShort
+		}
+		if made < idleBytes && now.spare > max(idleBytes, now.live/8) && time.Since(gave) >= rest {
 			debug.FreeOSMemory()
 			gave = time.Now()
 		}
