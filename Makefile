@@ -13,6 +13,8 @@ export CGO_ENABLED := 0
 export GOFLAGS     := -trimpath
 # The lab is built by root; a package takes minutes where it waits for real daemons.
 TESTFLAGS ?= -timeout 25m
+# What "make generate" writes to.
+GENERATED := proto deploy/kubernetes/crds deploy/helm
 PLUGINS := github.com/containernetworking/plugins/plugins
 
 .PHONY: help
@@ -41,15 +43,22 @@ bin/kube-apiserver: .ci/kube-apiserver/go.mod .ci/kube-apiserver/go.sum ## Build
 	  -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$$(go list -m -f '{{.Version}}' k8s.io/kubernetes)" \
 	  k8s.io/kubernetes/cmd/kube-apiserver
 
+bin/helm: .ci/manifests/go.mod .ci/manifests/go.sum ## Build the Helm that the tests render the chart by
+	@cd .ci/manifests && go build -ldflags "-s -w" -o ../../bin/helm helm.sh/helm/v4/cmd/helm
+
+bin/kustomize: .ci/manifests/go.mod .ci/manifests/go.sum ## Build the kustomize that the tests render the manifests by
+	@cd .ci/manifests && go build -ldflags "-s -w" -o ../../bin/kustomize sigs.k8s.io/kustomize/kustomize/v5
+
 .PHONY: generate
-generate: ## Write the generated code anew
+generate: ## Write the generated code and the Helm chart's templates anew
 	@go run ./proto/generate
+	@go run ./deploy/helm/generate
 
 .PHONY: check-generate
 check-generate: generate ## Fail when generated code or go.mod is stale
 	@go mod tidy -diff
-	@git diff --exit-code -- proto deploy/kubernetes/crds || { echo "generated code was stale: commit what 'make generate' wrote"; exit 1; }
-	@test -z "$$(git status --porcelain --untracked-files=all -- proto deploy/kubernetes/crds)" || { git status --short -- proto deploy/kubernetes/crds; exit 1; }
+	@git diff --exit-code -- $(GENERATED) || { echo "generated code was stale: commit what 'make generate' wrote"; exit 1; }
+	@test -z "$$(git status --porcelain --untracked-files=all -- $(GENERATED))" || { git status --short -- $(GENERATED); exit 1; }
 
 .PHONY: lint
 lint: ## Check format, vet and lint
@@ -63,7 +72,7 @@ lab-deps: ## Install what the lab lacks (FRR, BIRD, ...) by apt; needs root
 	@integration/install.sh
 
 .PHONY: test
-test: lab-deps build plugins bin/kube-apiserver ## Run every test: unit, property, lab; installs what it lacks
+test: lab-deps build plugins bin/kube-apiserver bin/helm bin/kustomize ## Run every test: unit, property, lab; installs what it lacks
 	@go test $(TESTFLAGS) ./...
 
 .PHONY: unit

@@ -1,7 +1,6 @@
 package kube
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -37,10 +36,12 @@ var plurals = map[string]string{
 	"NetworkPolicy":       "/apis/networking.k8s.io/v1/namespaces/clearway-system/networkpolicies",
 	"ClusterRole":         "/apis/rbac.authorization.k8s.io/v1/clusterroles",
 	"ClusterRoleBinding":  "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
+
+	"CustomResourceDefinition": "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
 }
 
-// testManifests applies deploy/kubernetes to the API server, which knows each field, and each overlay's patches to what is
-// there then.
+// testManifests applies what kustomize makes of deploy/kubernetes to the API server, which knows each field, and tries what
+// the overlays make of it.
 func testManifests(t *testing.T, c *cluster) {
 	root, err := lab.Root()
 	if err != nil {
@@ -48,14 +49,10 @@ func testManifests(t *testing.T, c *cluster) {
 	}
 	folder := filepath.Join(root, "deploy/kubernetes")
 	checkListed(t, folder)
-	for _, name := range []string{"base/namespace.yaml", "base/ipamd.yaml", "base/agent-rbac.yaml", "base/agent.yaml", "base/networkpolicy.yaml",
-		"overlays/uninstall/remove.yaml"} {
-		for _, text := range documents(t, filepath.Join(folder, name)) {
-			c.put(t, name, text, false)
+	for _, name := range []string{"base", "overlays/embedded", "overlays/uninstall"} {
+		for _, text := range documents(t, render(t, "kustomize", "build", filepath.Join(folder, name))) {
+			c.put(t, name, text, name != "base")
 		}
-	}
-	for _, text := range documents(t, filepath.Join(folder, "overlays/embedded/ipamd.yaml")) {
-		c.put(t, "overlays/embedded/ipamd.yaml", text, true)
 	}
 	if t.Failed() {
 		return
@@ -108,33 +105,29 @@ func checkListed(t *testing.T, folder string) {
 	}
 }
 
-// documents are those of a YAML file, each as JSON.
-func documents(t *testing.T, path string) [][]byte {
+// documents are those of a YAML text, each as JSON.
+func documents(t *testing.T, text string) [][]byte {
 	t.Helper()
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var all [][]byte
-	for decoder := yaml.NewDecoder(bytes.NewReader(text)); ; {
+	for decoder := yaml.NewDecoder(strings.NewReader(text)); ; {
 		var document map[string]any
 		err := decoder.Decode(&document)
 		if errors.Is(err, io.EOF) {
 			return all
 		}
 		if err != nil {
-			t.Fatalf("%s: %v", path, err)
+			t.Fatal(err)
 		}
 		one, err := json.Marshal(document)
 		if err != nil {
-			t.Fatalf("%s: %v", path, err)
+			t.Fatal(err)
 		}
 		all = append(all, one)
 	}
 }
 
-// put applies a document; a patch is tried, and leaves things as they are.
-func (c *cluster) put(t *testing.T, name string, text []byte, patch bool) {
+// put applies a document, or tries to and leaves things as they are.
+func (c *cluster) put(t *testing.T, name string, text []byte, dry bool) {
 	t.Helper()
 	var of manifest
 	if err := yaml.Unmarshal(text, &of); err != nil { // JSON is YAML
@@ -145,11 +138,10 @@ func (c *cluster) put(t *testing.T, name string, text []byte, patch bool) {
 		t.Fatalf("%s: kind %s", name, of.Kind)
 	}
 	at := place + "/" + of.Metadata.Name + "?fieldManager=test&force=true&fieldValidation=Strict"
-	form := "application/apply-patch+yaml"
-	if patch {
-		at, form = place+"/"+of.Metadata.Name+"?fieldManager=test&fieldValidation=Strict&dryRun=All", "application/strategic-merge-patch+json"
+	if dry {
+		at += "&dryRun=All"
 	}
-	code, answer, err := c.Call(t.Context(), http.MethodPatch, at, text, form)
+	code, answer, err := c.Call(t.Context(), http.MethodPatch, at, text, "application/apply-patch+yaml")
 	if err != nil || code != http.StatusOK && code != http.StatusCreated {
 		t.Errorf("%s, %s %s: %d %s %v", name, of.Kind, of.Metadata.Name, code, answer, err)
 	}
