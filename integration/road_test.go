@@ -433,6 +433,7 @@ func TestDualHomed(t *testing.T) {
 	t.Run("RoutersHoldBlocksOnly", r.right)
 	t.Run("SpreadOverBothToRs", r.spread)
 	t.Run("AgentKilled", r.agentKilledDualHomed)
+	t.Run("WayDrained", r.wayDrained)
 	t.Run("LinkCut", func(t *testing.T) { r.oneLinkCut(t, (*lab.Link).Down) })
 	t.Run("LinkSilent", func(t *testing.T) { r.oneLinkCut(t, (*lab.Link).Blackhole) })
 }
