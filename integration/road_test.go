@@ -411,6 +411,7 @@ func TestTwoRacks(t *testing.T) {
 	t.Run("PlainOnTheWire", r.plainOnTheWire)
 	t.Run("RoutersHoldBlocksOnly", r.right)
 	t.Run("ThirdBlock", r.thirdBlock)
+	t.Run("Verified", r.verified)
 	t.Run("ProbeSeesLoss", r.probeSeesLoss)
 	t.Run("AgentKilled", r.agentKilled)
 	t.Run("TornJournal", r.tornJournal)

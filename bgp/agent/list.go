@@ -197,6 +197,8 @@ func told(a route.Advertisement, neighbor config.Neighbor, session route.Session
 	family := route.FamilyOf(a.Prefix)
 	why := neighbor.Why(a)
 	switch {
+	case !slices.Contains(neighbor.Families, family):
+		peer.State, peer.Reason = "OtherFamily", fmt.Sprintf("IPv%d is not among the session's families", family)
 	case why != "":
 		peer.State, peer.Reason = "Withheld", why
 	case neighbor.Withholds(a.Prefix):

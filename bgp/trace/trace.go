@@ -50,7 +50,7 @@ type Step struct {
 	Step string `json:"step"`
 	Node string `json:"node,omitempty"`
 	Peer string `json:"peer,omitempty"`
-	// State is a word of the step's own: a block's state; Told, Withheld, NotNegotiated, Down; a verdict, or NotHeard;
+	// State is a word of the step's own: a block's state; Told, OtherFamily, Withheld, NotNegotiated, Down; a verdict, or NotHeard;
 	// Installed, Missing, Hidden, Covered, Unknown.
 	State  string `json:"state"`
 	Detail string `json:"detail,omitempty"`
@@ -200,7 +200,7 @@ func (f *follower) tells(owner string) {
 		f.breaks(NotAdvertised, owner, "%s owns %s and does not advertise it: its agent does not have the block, or no configuration yet", owner, f.prefix)
 		return
 	}
-	var not []string
+	var not, other []string
 	for _, peer := range advertised.GetStatus().GetPeers() {
 		f.step(Step{Step: "told", Node: owner, Peer: named(peer.GetPeerAddress(), peer.GetOrigin()), State: peer.GetState(), Detail: peer.GetReason()})
 		who := named(peer.GetPeerAddress(), peer.GetOrigin())
@@ -208,11 +208,17 @@ func (f *follower) tells(owner string) {
 			f.told = append(f.told, who)
 			continue
 		}
+		if peer.GetState() == "OtherFamily" {
+			other = append(other, who)
+			continue
+		}
 		not = append(not, fmt.Sprintf("%s is %s (%s)", who, peer.GetState(), peer.GetReason()))
 	}
 	switch {
 	case len(advertised.GetStatus().GetPeers()) == 0:
 		f.breaks(ToldToNobody, owner, "%s owns %s and has no BGP session that it is told in: no BGPPeer selects the node, and the mesh has nobody for it", owner, f.prefix)
+	case len(f.told)+len(not) == 0:
+		f.breaks(ToldToNobody, owner, "%s tells %s to nobody: none of its sessions is for the family: %s", owner, f.prefix, strings.Join(other, ", "))
 	case len(f.told) == 0:
 		f.breaks(ToldToNobody, owner, "%s tells %s to nobody: %s", owner, f.prefix, strings.Join(not, "; "))
 	default:
@@ -220,6 +226,14 @@ func (f *follower) tells(owner string) {
 			f.note("%s tells %s not to all: %s", owner, f.prefix, one)
 		}
 	}
+}
+
+// family is the prefix's, as sessions name it.
+func (f *follower) family() string {
+	if f.prefix.Addr().Is4() {
+		return "IPv4"
+	}
+	return "IPv6"
 }
 
 func named(address, origin string) string {
@@ -287,6 +301,9 @@ func (f *follower) hearsNothing(node string) {
 		spec := session.GetSpec()
 		if spec.GetNode() != node {
 			continue
+		}
+		if carried := session.GetStatus().GetFamilies(); len(carried) > 0 && !slices.Contains(carried, f.family()) {
+			continue // it could not tell
 		}
 		if who := named(spec.GetPeerAddress(), spec.GetOrigin()); session.GetStatus().GetState() == "Established" {
 			up = append(up, who)

@@ -5276,7 +5276,8 @@ type RoutePeer struct {
 	PeerAddress string                 `protobuf:"bytes,1,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"`
 	// "BGPPeer/<name>" or "nodeMesh/<node>".
 	Origin string `protobuf:"bytes,2,opt,name=origin,proto3" json:"origin,omitempty"`
-	// Told, Withheld (by an export filter), NotNegotiated (the session does not carry the family) or Down.
+	// Told, OtherFamily (the session is not meant for this one), Withheld (by an export filter), NotNegotiated (the peer does
+	// not want the family) or Down.
 	State string `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
 	// Why it is not told, in a sentence; or how it is, where that is not as by default.
 	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
