@@ -12,7 +12,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/kylelemons/godebug/pretty"
+	"github.com/google/go-cmp/cmp"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/clearway/clearway/integration/lab"
@@ -34,7 +34,7 @@ func TestChart(t *testing.T) {
 			want, got := kustomized(t, test.overlay), templated(t, "clearway-system", test.values...)
 			delete(want, "Namespace/clearway-system") // whoever installs a chart makes its namespace
 			for key, one := range want {
-				if diff := pretty.Compare(one, got[key]); diff != "" {
+				if diff := cmp.Diff(one, got[key]); diff != "" {
 					t.Errorf("%s (-kustomize +Helm):\n%s", key, diff)
 				}
 				delete(got, key)
