@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
@@ -254,7 +255,7 @@ func (c *Client) do(ctx context.Context, call func(*grpc.ClientConn) error) erro
 	leaderless := false
 	for range maxAttempts {
 		if len(queue) == 0 {
-			if !leaderless || !pause(ctx) {
+			if !leaderless || !pause(ctx, electionPause) {
 				break
 			}
 			queue, tried, failures, leaderless = c.targets, map[string]bool{}, nil, false
@@ -292,7 +293,25 @@ func (c *Client) ask(ctx context.Context, target string, call func(*grpc.ClientC
 	if err := connected(ctx, conn); err != nil {
 		return err
 	}
-	return call(conn)
+	for {
+		err := call(conn)
+		if wait, asked := retryAfter(err); !asked || !pause(ctx, wait) {
+			return err
+		}
+	}
+}
+
+// retryAfter reads how long a server that has too many calls wants to be left alone. It has not looked at this one.
+func retryAfter(err error) (wait time.Duration, asked bool) {
+	if status.Code(err) != codes.ResourceExhausted {
+		return 0, false
+	}
+	for _, detail := range status.Convert(err).Details() {
+		if retry, ok := detail.(*errdetails.RetryInfo); ok {
+			return max(retry.GetRetryDelay().AsDuration(), time.Millisecond), true
+		}
+	}
+	return 0, false
 }
 
 // connected waits until the server has answered, or has refused: the call itself then tells why.
@@ -314,9 +333,12 @@ func connected(ctx context.Context, conn *grpc.ClientConn) error {
 	}
 }
 
-// pause waits a little; false when there is no time left.
-func pause(ctx context.Context) bool {
-	timer := time.NewTimer(electionPause)
+// pause waits; false when there is not so much time left.
+func pause(ctx context.Context, wait time.Duration) bool {
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < wait {
+		return false
+	}
+	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
