@@ -282,6 +282,17 @@ const maxRewrite = 100
 func (s *Server) rewriteBlocks(
 	ctx context.Context, node string, choose func(*plan, *clearwayv1.BlockSpec) *clearwayv1.BlockSpec,
 ) (rewritten int, err error) {
+	due, err := s.due(ctx, func(p *plan) bool {
+		for prefix := range p.blocksOf[node] {
+			if choose(p, p.blocks[prefix]) != nil {
+				return true
+			}
+		}
+		return false
+	})
+	if err != nil || !due {
+		return 0, err
+	}
 	for {
 		count := 0
 		err := s.claims.do(ctx, true, func(p *plan) error {

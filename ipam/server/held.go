@@ -82,7 +82,13 @@ func (s *Server) settleReport(ctx context.Context, r report) (adopted map[string
 		}
 	}
 	adopted = map[string]bool{}
-	for more := true; more; {
+	more, err := s.due(ctx, func(p *plan) bool {
+		return slices.ContainsFunc(r.held, func(one held) bool { return !p.agrees(one, r) })
+	})
+	if err != nil {
+		return nil, err
+	}
+	for more {
 		var taken []string
 		err := s.claims.do(ctx, true, func(p *plan) error {
 			taken, more = p.takeHeld(r)
@@ -129,7 +135,7 @@ func (p *plan) takeHeld(r report) (taken []string, more bool) {
 		generation := p.lifted(one, r)
 		have := p.blocks[one.prefix]
 		switch {
-		case p.owns(r.node, have) && (!r.wins || generation <= have.GetGeneration()):
+		case p.agrees(one, r):
 			continue
 		case p.owns(r.node, have): // it gave it back and got it again since
 			next := proto.CloneOf(have)
@@ -163,6 +169,12 @@ func (p *plan) takeHeld(r report) (taken []string, more bool) {
 		p.raiseEpoch(clearwayv1.Generation(above, 0))
 	}
 	return taken, false
+}
+
+// agrees tells whether the store has a held block as the node does.
+func (p *plan) agrees(one held, r report) bool {
+	have := p.blocks[one.prefix]
+	return p.owns(r.node, have) && (!r.wins || p.lifted(one, r) <= have.GetGeneration())
 }
 
 // lifted is the generation that a held block has here; 0: that of a block which was got just now.

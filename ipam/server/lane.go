@@ -97,6 +97,16 @@ func (l *lane) do(ctx context.Context, own bool, decide func(*plan) error) error
 	}
 }
 
+// due asks whether there is something to be done, beside others' wishes: what is done by itself, one transaction after the
+// other, is mostly not, and thousands of nodes may register at once. look changes nothing.
+func (s *Server) due(ctx context.Context, look func(*plan) bool) (found bool, err error) {
+	err = s.claims.do(ctx, false, func(p *plan) error {
+		found = look(p)
+		return nil
+	})
+	return found, err
+}
+
 // run serves the queue until the term is over; its error tells why.
 func (l *lane) run(ctx context.Context, term record.Term) error {
 	defer l.drain()

@@ -226,11 +226,17 @@ const maxAllowances = maxRewrite / 2
 // machine that it replaces are put aside, for that one's Pods may still run; and its own report goes before what a
 // recovering store has.
 func (s *Server) settleAllowances(ctx context.Context, request *clearwayv1.RegisterRequest, before identity, wins bool) error {
-	for more := true; more; {
+	node := request.GetNode()
+	another := func(p *plan) bool {
+		return before.replaced || !before.known && p.gone[node] != nil && !before.returns
+	}
+	more, err := s.due(ctx, func(p *plan) bool { return another(p) && len(p.allowances[node]) > 0 })
+	if err != nil {
+		return err
+	}
+	for more {
 		err := s.claims.do(ctx, true, func(p *plan) error {
-			node := request.GetNode()
-			another := before.replaced || !before.known && p.gone[node] != nil && !before.returns
-			more = another && p.keepFormerAllowances(node)
+			more = another(p) && p.keepFormerAllowances(node)
 			return nil
 		})
 		if err != nil {
@@ -241,7 +247,7 @@ func (s *Server) settleAllowances(ctx context.Context, request *clearwayv1.Regis
 		return nil
 	}
 	return inParts(ctx, s.claims, request.GetAllowances(), func(p *plan, one *clearwayv1.QuotaAllowance) {
-		p.reportAllowance(request.GetNode(), one)
+		p.reportAllowance(node, one)
 	})
 }
 

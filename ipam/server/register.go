@@ -39,7 +39,7 @@ func (s *Server) registerNode(
 		}
 	}
 	var before identity
-	err = s.claims.do(ctx, true, func(p *plan) error {
+	err = s.claims.do(ctx, false, func(p *plan) error {
 		before, reported.uid = p.identify(request)
 		return p.judge(&reported, request, before)
 	})
@@ -63,7 +63,8 @@ func (s *Server) registerNode(
 		return nil, err
 	}
 	answer := &clearwayv1.RegisterResponse{NodeUid: uid}
-	if err := s.claims.do(ctx, true, func(p *plan) error {
+	// Beside others' wishes: what it reads is of this node, and whoever writes of it as well is served before or after.
+	if err := s.claims.do(ctx, false, func(p *plan) error {
 		return p.register(request, before, reported, adopted, answer)
 	}); err != nil {
 		return nil, err
