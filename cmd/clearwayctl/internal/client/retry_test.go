@@ -47,7 +47,7 @@ func TestRefusedForItsRate(t *testing.T) {
 		"not beyond the time it has": {1 << 40, time.Hour, codes.ResourceExhausted},
 	} {
 		t.Run(name, func(t *testing.T) {
-			listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it does not wait
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {
 				t.Fatal(err)
 			}
