@@ -47,10 +47,10 @@ type running struct {
 	done chan struct{}
 }
 
-func startProgram(t testing.TB, dataDir, listen string) *running {
+func startProgram(t testing.TB, dataDir, listen string, more ...string) *running {
 	t.Helper()
 	r := &running{
-		Cmd:  program("--data-dir", dataDir, "--listen", listen, "--metrics-listen", "127.0.0.1:0", "--insecure"),
+		Cmd:  program(append(more, "--data-dir", dataDir, "--listen", listen, "--metrics-listen", "127.0.0.1:0", "--insecure")...),
 		done: make(chan struct{}),
 	}
 	log, err := r.StderrPipe()
@@ -244,7 +244,8 @@ func TestSecondProcessOnOneFolderIsRefused(t *testing.T) {
 func BenchmarkClaims(b *testing.B) {
 	const callers = 64
 	ctx := context.Background()
-	r := startProgram(b, filepath.Join(b.TempDir(), "data"), freePort(b))
+	r := startProgram(b, filepath.Join(b.TempDir(), "data"), freePort(b),
+		"--limit-node-claims", "0", "--limit-node-calls", "0", "--limit-client-calls", "0")
 	applyPool(ctx, b, r.conn, "pods", "fd00::/48")
 	var sessions [callers]string
 	for i := range sessions {

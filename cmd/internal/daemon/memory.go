@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"context"
@@ -9,11 +9,6 @@ import (
 )
 
 const (
-	// ballastBytes are never touched, so they take no memory, but the collector counts them as live: it lets 128 MiB of
-	// garbage come up before it looks. A burst of UPDATEs makes some 12 KiB of garbage each, and a heap as small as an
-	// idle agent's would be gone over every few hundred of them: that took half of the time to the kernel's routes.
-	ballastBytes = 64 << 20
-
 	idleEvery = 3 * time.Second
 	// idleBytes of free memory, and an eighth of what is live, are worth a collection to give them back: with 200,000
 	// routes a tenth of a second's work, so not again for restEvery; where it is worth more, for restShort.
@@ -22,12 +17,14 @@ const (
 	restShort = 5 * time.Second
 )
 
-// keepMemory holds the ballast until the context ends, and gives memory back to the system once a burst is over.
-func keepMemory(ctx context.Context) error {
+// KeepMemory holds a ballast of so many bytes until the context ends, and gives memory back to the system once a burst is
+// over. The ballast is never touched, so it takes no memory, but the collector counts it as live and lets as much garbage
+// again come up before it looks: a heap as small as that of an idle program would be gone over all the time in a burst.
+func KeepMemory(ctx context.Context, ballastBytes int) error {
 	ballast := make([]byte, ballastBytes)
 	tick := time.NewTicker(idleEvery)
 	defer tick.Stop()
-	before := memoryUse()
+	before := memoryUse(ballastBytes)
 	var gave time.Time
 	for {
 		select {
@@ -36,7 +33,7 @@ func keepMemory(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		now := memoryUse()
+		now := memoryUse(ballastBytes)
 		made := now.allocated - before.allocated
 		rest := restEvery
 		if now.spare > now.live/4 {
@@ -56,7 +53,7 @@ type memory struct {
 	live      uint64 // found live by the last collection, without the ballast
 }
 
-func memoryUse() memory {
+func memoryUse(ballastBytes int) memory {
 	samples := []metrics.Sample{
 		{Name: "/gc/heap/allocs:bytes"}, {Name: "/memory/classes/heap/objects:bytes"}, {Name: "/gc/heap/live:bytes"},
 		{Name: "/memory/classes/heap/free:bytes"},
@@ -64,5 +61,5 @@ func memoryUse() memory {
 	metrics.Read(samples)
 	value := func(i int) uint64 { return samples[i].Value.Uint64() }
 	garbage, live := value(1)-min(value(1), value(2)), value(2)
-	return memory{allocated: value(0), spare: garbage + value(3), live: live - min(live, ballastBytes)}
+	return memory{allocated: value(0), spare: garbage + value(3), live: live - min(live, uint64(ballastBytes))}
 }
