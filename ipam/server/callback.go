@@ -64,7 +64,10 @@ func (s *Server) callBackOnce(ctx context.Context) error {
 		for _, prefix := range stale {
 			p.takeBack(prefix, "")
 		}
+		// As of now, like the state: one that came meanwhile has ended its call-back, and would be asked for the same again.
+		declines := s.wants.declined(p.now)
 		for _, want := range open {
+			want.declines = declines
 			if len(p.ops) >= maxRewrite {
 				break
 			}

@@ -141,26 +141,25 @@ func (w *wants) decline(call *clearwayv1.CallBack, now time.Time) {
 	}
 }
 
+// declined are the parts that their owners have declined lately.
+func (w *wants) declined(now time.Time) map[netip.Prefix]time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	maps.DeleteFunc(w.declines, func(_ netip.Prefix, at time.Time) bool { return now.Sub(at) >= declinedTime })
+	return maps.Clone(w.declines)
+}
+
 // waiting are the claims that wait now, in a fixed order; the others are forgotten.
 func (w *wants) waiting(now time.Time) []want {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	declines := map[netip.Prefix]time.Time{}
-	for called, at := range w.declines {
-		if now.Sub(at) < declinedTime {
-			declines[called] = at
-		}
-	}
-	w.declines = maps.Clone(declines)
 	var all []want
 	for key, one := range w.waits {
 		if now.Sub(one.last) >= wantTime {
 			delete(w.waits, key)
 			continue
 		}
-		copied := *one
-		copied.declines = declines
-		all = append(all, copied)
+		all = append(all, *one)
 	}
 	slices.SortFunc(all, func(a, b want) int { return cmp.Or(cmp.Compare(a.pool, b.pool), cmp.Compare(a.node, b.node)) })
 	return all
