@@ -2,9 +2,8 @@ package kube
 
 import (
 	"bytes"
-	"errors"
+	"encoding/json"
 	"fmt"
-	"io"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -13,7 +12,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"go.yaml.in/yaml/v3"
 
 	"github.com/clearway/clearway/integration/lab"
 )
@@ -116,21 +114,15 @@ func render(t *testing.T, name string, args ...string) string {
 func objects(t *testing.T, text string) map[string]any {
 	t.Helper()
 	all := map[string]any{}
-	for decoder := yaml.NewDecoder(strings.NewReader(text)); ; {
-		var document map[string]any
-		err := decoder.Decode(&document)
-		if errors.Is(err, io.EOF) {
-			return all
-		}
-		if err != nil {
+	for _, document := range documents(t, text) {
+		var object map[string]any
+		if err := json.Unmarshal(document, &object); err != nil {
 			t.Fatal(err)
 		}
-		if document == nil {
-			continue
-		}
-		object := plain(document).(map[string]any)
+		plain(object)
 		all[object["kind"].(string)+"/"+object["metadata"].(map[string]any)["name"].(string)] = object
 	}
+	return all
 }
 
 // hashed is the name of a ConfigMap that kustomize generates: its content is in it.
