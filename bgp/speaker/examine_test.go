@@ -132,7 +132,10 @@ func TestParseCounters(t *testing.T) {
 	}
 	real, err := os.ReadFile("/proc/net/netstat")
 	if err != nil || !strings.Contains(string(real), "TCPMD5NotFound") {
-		t.Skipf("SKIPPED: the kernel counts no TCP-MD5: %v", err)
+		if os.Getenv("CI") != "" {
+			t.Fatalf("the kernel counts no TCP-MD5: %v", err)
+		}
+		t.Skipf("SKIPPED, NOT TESTED: the kernel counts no TCP-MD5: %v", err)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/clearway/clearway/bgp/route"
 	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
 )
 
@@ -229,12 +230,7 @@ func (f *follower) tells(owner string) {
 }
 
 // family is the prefix's, as sessions name it.
-func (f *follower) family() string {
-	if f.prefix.Addr().Is4() {
-		return "IPv4"
-	}
-	return "IPv6"
-}
+func (f *follower) family() string { return fmt.Sprintf("IPv%d", route.FamilyOf(f.prefix)) }
 
 func named(address, origin string) string {
 	if origin == "" {
