@@ -47,8 +47,9 @@ type cluster struct {
 }
 
 type pod struct {
-	node string
-	addr netip.Addr
+	node  string
+	addr  netip.Addr
+	since time.Time
 }
 
 // agent is one process of a node's agent. A killed one is cut off and says nothing more.
@@ -154,8 +155,8 @@ func (c *cluster) tell(a *agent, s node.State) {
 	defer c.mu.Unlock()
 	c.advertised[a.name] = s.Blocks
 	for name, p := range c.pods {
-		if p.node == a.name && !slices.ContainsFunc(s.Blocks, func(b netip.Prefix) bool { return b.Contains(p.addr) }) {
-			c.fault("no route to %s of %s on %s: it advertises %v", p.addr, name, a.name, s.Blocks)
+		if p.node == a.name && p.since.Before(time.Now()) { // an address given in this instant may be of a newer state
+			c.checkRoute(name, p)
 		}
 	}
 	for other, blocks := range c.advertised {
@@ -169,6 +170,7 @@ func (c *cluster) tell(a *agent, s node.State) {
 	}
 }
 
+// fault is called with mu held.
 func (c *cluster) fault(text string, args ...any) {
 	c.faults = append(c.faults, fmt.Sprintf(text, args...))
 }
@@ -228,7 +230,9 @@ func (c *cluster) add(name, pod string, patience time.Duration) error {
 		Attachment: &clearwayv1.Attachment{Network: "pods", ContainerId: pod, Ifname: "eth0"},
 	})
 	if took := time.Since(began); took > patience {
+		c.mu.Lock()
 		c.fault("an ADD took %s of %s", took, patience)
+		c.mu.Unlock()
 	}
 	if err != nil {
 		return err
@@ -245,7 +249,23 @@ func (c *cluster) hold(name, podName string, addr netip.Addr) {
 			c.fault("OneHolder: %s is given to %s on %s, and %s on %s has it", addr, podName, name, other, p.node)
 		}
 	}
-	c.pods[podName] = pod{name, addr}
+	given := pod{name, addr, time.Now()}
+	c.pods[podName] = given
+	time.AfterFunc(1, func() { // the clock of a bubble goes on when all that there is to do at once is done
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.pods[podName] == given {
+			c.checkRoute(podName, given)
+		}
+	})
+}
+
+// checkRoute is called with mu held.
+func (c *cluster) checkRoute(podName string, p pod) {
+	blocks := c.advertised[p.node]
+	if !slices.ContainsFunc(blocks, func(b netip.Prefix) bool { return b.Contains(p.addr) }) {
+		c.fault("no route to %s of %s on %s: it advertises %v", p.addr, podName, p.node, blocks)
+	}
 }
 
 func (c *cluster) del(podName string) error {

@@ -143,8 +143,8 @@ func (f *floating) del(container, node string) {
 	for _, family := range []string{"/0", "/1"} {
 		delete(f.pods, container+family)
 	}
-	f.mu.Unlock()
 	agent := f.agents[node]
+	f.mu.Unlock()
 	if agent == nil {
 		return
 	}
