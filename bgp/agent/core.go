@@ -234,15 +234,16 @@ func (c *core) configure(touched *touched, now time.Time) {
 		ranges[r.Prefix] = r.Session.Peer()
 	}
 	pools, aggregates := config.Pools(c.snapshot), config.Aggregates(c.snapshot)
+	services := config.ServiceSpace(c.snapshot)
 	asn, self := config.ClusterASN(c.snapshot), [2]netip.Addr{built.Global.NextHop4, built.Global.NextHop6}
 	if reflect.DeepEqual(peers, c.judge.Peers) && reflect.DeepEqual(ranges, c.judge.Ranges) && reflect.DeepEqual(aggregates, c.judge.Aggregates) &&
-		c.samePools(pools) && asn == c.judge.DefaultASN && self == c.judge.Self && built.Global.RouterID == c.judge.RouterID {
+		slices.Equal(services, c.judge.Services) && c.samePools(pools) && asn == c.judge.DefaultASN && self == c.judge.Self && built.Global.RouterID == c.judge.RouterID {
 		return
 	}
 	touched.all = true
 	c.judge.Ranges = ranges
 	c.judge.Peers, c.judge.Aggregates, c.judge.DefaultASN, c.judge.Self = peers, aggregates, asn, self
-	c.judge.RouterID = built.Global.RouterID
+	c.judge.RouterID, c.judge.Services = built.Global.RouterID, services
 	for prefix := range c.judge.Pools.Clone().All() {
 		c.judge.Pools.Delete(prefix)
 	}
@@ -378,8 +379,8 @@ func (c *core) learn(learned []route.Learned, now time.Time) {
 }
 
 // usual are rejections that nobody need hear of: a reflector tells its client what is the client's, and other nodes originate
-// the aggregate that this one does.
-var usual = map[policy.Rule]bool{policy.ReflectedBack: true, policy.ClusterLoop: true, policy.OwnAggregate: true}
+// the aggregate that this one does, and tell of the Services that it does.
+var usual = map[policy.Rule]bool{policy.ReflectedBack: true, policy.ClusterLoop: true, policy.OwnAggregate: true, policy.ServiceAddress: true}
 
 // watch counts and reports what was rejected.
 func (c *core) watch(prefix netip.Prefix, now time.Time) {

@@ -12,19 +12,27 @@ import (
 )
 
 // Advertise is what a node with these blocks tells its peers, before export filters: each with the communities of its pool,
-// and of the prefixes of BGPConfiguration that hold it. What cannot be read was refused when it was applied, and is left out.
+// and of the prefixes of BGPConfiguration that hold it; the addresses of Services besides with their own. What cannot be read
+// was refused when it was applied, and is left out.
 func Advertise(snapshot *clearwayv1.NodeSnapshot, blocks []netip.Prefix) []route.Advertisement {
 	communities := communitiesByPrefix(snapshot)
 	aggregates := Originated(snapshot, blocks)
-	list := make([]route.Advertisement, 0, len(blocks)+len(aggregates))
-	for _, block := range blocks {
-		told := communities.of(block, sourceOf(snapshot, block))
+	services := Services(snapshot)
+	list := make([]route.Advertisement, 0, len(blocks)+len(services)+len(aggregates))
+	add := func(prefix netip.Prefix, source route.Source, own []route.CommunityMatch) {
+		told := communities.and(prefix, own).of(prefix, source)
 		for _, one := range aggregates {
-			if one.Alone && policy.Within(block, one.Prefix) {
+			if one.Alone && policy.Within(prefix, one.Prefix) {
 				told.CoveredBy = one.Prefix
 			}
 		}
 		list = append(list, told)
+	}
+	for _, block := range blocks {
+		add(block, sourceOf(snapshot, block), nil)
+	}
+	for _, one := range services {
+		add(one.Prefix, route.SourceVIP, one.Communities)
 	}
 	for _, one := range aggregates {
 		list = append(list, allCommunities{{one.Prefix, one.Communities}}.of(one.Prefix, route.SourceAggregate))
@@ -51,15 +59,58 @@ type OriginatedAggregate struct {
 	Communities []route.CommunityMatch
 }
 
-// Originated are the aggregates that a node with these blocks tells: those that select it and hold one of its blocks, which
-// is not the aggregate itself.
+// ServicePrefix is an address of a Service that a node tells.
+type ServicePrefix struct {
+	Prefix      netip.Prefix
+	Communities []route.CommunityMatch
+}
+
+// Services are the addresses of Services that a node tells.
+func Services(snapshot *clearwayv1.NodeSnapshot) []ServicePrefix {
+	list := make([]ServicePrefix, 0, len(snapshot.GetServices()))
+	for _, one := range snapshot.GetServices() {
+		prefix, why := policy.ParsePrefix(one.GetPrefix())
+		communities, faults := policy.ParseCommunities("", one.GetCommunities(), false)
+		if why == "" && len(faults) == 0 {
+			list = append(list, ServicePrefix{prefix, communities})
+		}
+	}
+	return list
+}
+
+// ServiceSpace is where addresses of Services may be: the pools of kind LoadBalancer, and what BGPConfiguration allows to be
+// told of Services.
+func ServiceSpace(snapshot *clearwayv1.NodeSnapshot) []netip.Prefix {
+	var texts []string
+	for _, pool := range snapshot.GetPools() {
+		if pool.GetSpec().GetKind() == "LoadBalancer" {
+			texts = append(texts, pool.GetSpec().GetCidr())
+		}
+	}
+	services := snapshot.GetBgpConfiguration().GetSpec().GetServices()
+	texts = slices.Concat(texts, services.GetLoadBalancerIps(), services.GetExternalIps(), services.GetClusterIps())
+	var space []netip.Prefix
+	for _, text := range texts {
+		if prefix, why := policy.ParsePrefix(text); why == "" && prefix.Bits() > 0 {
+			space = append(space, prefix)
+		}
+	}
+	return space
+}
+
+// Originated are the aggregates that a node with these blocks tells: those that select it and hold one of its blocks, or an
+// address of a Service that it tells, which is not the aggregate itself.
 func Originated(snapshot *clearwayv1.NodeSnapshot, blocks []netip.Prefix) []OriginatedAggregate {
 	var list []OriginatedAggregate
+	var services []netip.Prefix
+	for _, one := range Services(snapshot) {
+		services = append(services, one.Prefix)
+	}
 	for _, spec := range snapshot.GetBgpConfiguration().GetSpec().GetOriginatedAggregates() {
 		prefix, why := policy.ParsePrefix(spec.GetCidr())
 		communities, faults := policy.ParseCommunities("", spec.GetCommunities(), false)
 		holds := func(block netip.Prefix) bool { return block != prefix && policy.Within(block, prefix) }
-		if why != "" || len(faults) > 0 || !slices.ContainsFunc(blocks, holds) || slices.Contains(blocks, prefix) ||
+		if why != "" || len(faults) > 0 || !slices.ContainsFunc(blocks, holds) && !slices.ContainsFunc(services, holds) || slices.Contains(blocks, prefix) ||
 			!Selects(spec.GetNodeSelector(), snapshot.GetNode().GetStatus().GetLabels()) {
 			continue
 		}
@@ -111,6 +162,14 @@ func communitiesByPrefix(snapshot *clearwayv1.NodeSnapshot) allCommunities {
 		add(item.GetCidr(), item.GetCommunities())
 	}
 	return all
+}
+
+// and adds communities that one prefix has of itself.
+func (all allCommunities) and(prefix netip.Prefix, own []route.CommunityMatch) allCommunities {
+	if len(own) == 0 {
+		return all
+	}
+	return append(slices.Clip(all), prefixCommunities{prefix, own})
 }
 
 func (all allCommunities) of(prefix netip.Prefix, source route.Source) route.Advertisement {

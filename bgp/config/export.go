@@ -78,6 +78,8 @@ func (n *Neighbor) Why(a route.Advertisement) string {
 		return fmt.Sprintf("the aggregate %s is told in its place", a.CoveredBy)
 	case a.Source == route.SourceAggregate && n.MeshNode != "":
 		return "nodes are told blocks, not aggregates"
+	case a.Source == route.SourceVIP && n.MeshNode != "":
+		return "every node reaches Services by itself"
 	}
 	return ""
 }

@@ -71,6 +71,32 @@ func (f *faults) configuration(object *clearwayv1.BGPConfiguration) {
 	f.bfd(spec.GetBfd())
 	f.prefixCommunities(spec.GetPrefixCommunities())
 	f.originated(spec.GetOriginatedAggregates())
+	f.services(spec.GetServices())
+}
+
+// maxServicePrefixes bounds each allow-list of Services' addresses.
+const maxServicePrefixes = 32
+
+func (f *faults) services(spec *clearwayv1.ServiceRoutes) {
+	for _, list := range []struct {
+		name  string
+		texts []string
+	}{{"loadBalancerIPs", spec.GetLoadBalancerIps()}, {"externalIPs", spec.GetExternalIps()}, {"clusterIPs", spec.GetClusterIps()}} {
+		field := "spec.services." + list.name
+		if len(list.texts) > maxServicePrefixes {
+			f.add(field, len(list.texts), "are more than %d", maxServicePrefixes)
+		}
+		for i, text := range list.texts {
+			prefix, why := policy.ParsePrefix(text)
+			switch {
+			case why != "":
+				f.add(fmt.Sprintf("%s[%d]", field, i), text, "%s", why)
+			case prefix.Bits() == 0:
+				f.add(fmt.Sprintf("%s[%d]", field, i), text, "allows every address; name the prefixes that Services may have theirs in")
+			}
+		}
+	}
+	f.selector("spec.services.nodeSelector", spec.GetNodeSelector())
 }
 
 func (f *faults) originated(items []*clearwayv1.Aggregate) {

@@ -77,6 +77,7 @@ const (
 	ClusterLoop
 	OriginatorOther
 	OwnAggregate
+	ServiceAddress
 	ruleCount
 )
 
@@ -85,7 +86,7 @@ var ruleNames = [ruleCount]string{
 	"BlockOfOwner", "BlockOfOther", "OriginASN", "OriginHidden", "OwnerUnknown", "BlockAtRest",
 	"BlockInSplit", "PartOfBlock", "PieceOfBlock",
 	"NotNamedYet", "TakenAlone", "OutsidePools", "Transit",
-	"ReflectedBack", "ClusterLoop", "OriginatorID", "OwnAggregate",
+	"ReflectedBack", "ClusterLoop", "OriginatorID", "OwnAggregate", "ServiceAddress",
 }
 
 func (r Rule) String() string { return ruleNames[r] }
@@ -105,6 +106,7 @@ type Judge struct {
 	Pools      bart.Table[string]   // pools by prefix, and their names
 	Aggregates map[netip.Prefix]struct{}
 	Originated map[netip.Prefix]struct{} // those that this node tells itself
+	Services   []netip.Prefix            // where addresses of Services may be
 	Peers      map[netip.Addr]Peer
 	Ranges     map[netip.Prefix]Peer // of those who called from an address that is not among Peers
 	Self       [2]netip.Addr         // this node's addresses, one a family
@@ -181,11 +183,20 @@ func (j *Judge) verdict(path *route.Path) Verdict {
 	if j.Owners.inNodeSubnet(path.Prefix) {
 		return Verdict{Reject, NodeSubnet}
 	}
+	if j.ofService(path.Prefix) {
+		return Verdict{Reject, ServiceAddress}
+	}
 	_, inPool := j.pool(path.Prefix)
 	if filtered.Transit && !inPool {
 		return Verdict{Accept, TransitByFilter}
 	}
 	return j.judgePrefix(path, peer, inPool)
+}
+
+// ofService tells whether a prefix is an address of a Service. Other nodes tell it as well, and a router tells that on; every
+// node reaches its Services by itself.
+func (j *Judge) ofService(prefix netip.Prefix) bool {
+	return prefix.IsSingleIP() && slices.ContainsFunc(j.Services, func(space netip.Prefix) bool { return Within(prefix, space) })
 }
 
 // Origin is what wants the session that a path came by.
@@ -367,20 +378,21 @@ func (j *Judge) Explain(path *route.Path) string {
 }
 
 var plainReasons = map[Rule]string{
-	OwnAggregate:  "this node originates the aggregate itself",
-	OwnNextHop:    "its next hop is this node",
-	ReflectedBack: "this node told it itself, and a reflector tells it back (RFC 4456)",
-	ClusterLoop:   "it has been through this reflector before (RFC 4456)",
-	ScopeAll:      "importScope is All",
-	DefaultRoute:  "a default route is not accepted, unless an import filter takes it as transit, or importScope is All",
-	NodeSubnet:    "it is a subnet of nodes, or a part of one",
-	ScopePools:    "importScope is Pools, and it is inside a pool",
-	Aggregate:     "a declared aggregate",
-	NotNamedYet:   "inside a pool, but the ownership log does not name it yet",
-	TakenAlone:    "inside a pool; taken without the ownership log's word, for ipamd is silent",
-	BlockInSplit:  "a block that its owner splits: told until the part that it gives back is withdrawn",
-	PartOfBlock:   "a part of a block that its owner splits; the ownership log is about to name it",
-	OutsidePools:  "neither a part of a pool nor a declared aggregate, nor transit by an import filter",
+	OwnAggregate:   "this node originates the aggregate itself",
+	OwnNextHop:     "its next hop is this node",
+	ServiceAddress: "an address of a Service: every node reaches Services by itself",
+	ReflectedBack:  "this node told it itself, and a reflector tells it back (RFC 4456)",
+	ClusterLoop:    "it has been through this reflector before (RFC 4456)",
+	ScopeAll:       "importScope is All",
+	DefaultRoute:   "a default route is not accepted, unless an import filter takes it as transit, or importScope is All",
+	NodeSubnet:     "it is a subnet of nodes, or a part of one",
+	ScopePools:     "importScope is Pools, and it is inside a pool",
+	Aggregate:      "a declared aggregate",
+	NotNamedYet:    "inside a pool, but the ownership log does not name it yet",
+	TakenAlone:     "inside a pool; taken without the ownership log's word, for ipamd is silent",
+	BlockInSplit:   "a block that its owner splits: told until the part that it gives back is withdrawn",
+	PartOfBlock:    "a part of a block that its owner splits; the ownership log is about to name it",
+	OutsidePools:   "neither a part of a pool nor a declared aggregate, nor transit by an import filter",
 }
 
 func (j *Judge) explainPiece(prefix netip.Prefix) string {

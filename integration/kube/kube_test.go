@@ -21,6 +21,7 @@ func TestKubernetes(t *testing.T) {
 	t.Run("Definitions", func(t *testing.T) { testDefinitions(t, c.Server, startIpamd(t)) })
 	t.Run("Configuration", func(t *testing.T) { testConfiguration(t, c) })
 	t.Run("Nodes", func(t *testing.T) { testNodes(t, c) })
+	t.Run("Services", func(t *testing.T) { testServices(t, c) })
 	t.Run("Events", func(t *testing.T) { testEvents(t, c) })
 	t.Run("Manifests", func(t *testing.T) { testManifests(t, c) })
 	t.Run("Tokens", func(t *testing.T) { testTokens(t, c) })

@@ -409,6 +409,7 @@ func TestAllFamiliesOrNoneAcrossKinds(t *testing.T) {
 		}
 		full("tiny4", "Floating", "10.8.0.0/30", 0) // one address
 		full("tiny6", "Block", "fd00:8::/126", 126) // two
+		time.Sleep(time.Second)                     // the agents hear of them
 		mixed, err := f.add("n1", "a", "pods4,float6", 10*time.Second)
 		if err != nil {
 			t.Fatal(err)

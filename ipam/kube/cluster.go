@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -31,6 +32,7 @@ type Cluster struct {
 	dynamic dynamic.Interface // of clearway.io
 	core    rest.Interface    // of v1
 	reviews rest.Interface    // of authentication.k8s.io/v1
+	slices  rest.Interface    // of discovery.k8s.io/v1
 }
 
 // The most that one ipamd asks of the API server, watches aside.
@@ -51,25 +53,38 @@ func New(options Options) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("Kubernetes client: %w", err)
 	}
-	scheme := runtime.NewScheme()
-	if err := corev1.AddToScheme(scheme); err != nil {
-		return nil, fmt.Errorf("Kubernetes types: %w", err)
-	}
-	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
-	typed := rest.CopyConfig(config)
-	typed.GroupVersion, typed.APIPath = &corev1.SchemeGroupVersion, "/api"
-	typed.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
-	// Pods and nodes by the hundred thousand are read faster as protobuf.
-	typed.ContentType, typed.AcceptContentTypes = "application/vnd.kubernetes.protobuf", "application/vnd.kubernetes.protobuf,application/json"
-	core, err := rest.RESTClientFor(typed)
+	core, err := typedFor(config, "/api", corev1.SchemeGroupVersion, corev1.AddToScheme)
 	if err != nil {
-		return nil, fmt.Errorf("Kubernetes client: %w", err)
+		return nil, err
+	}
+	slices, err := typedFor(config, "/apis", discoveryv1.SchemeGroupVersion, discoveryv1.AddToScheme)
+	if err != nil {
+		return nil, err
 	}
 	reviews, err := reviewsOf(config)
 	if err != nil {
 		return nil, fmt.Errorf("Kubernetes client: %w", err)
 	}
-	return &Cluster{log: options.Logger, dynamic: resources, core: core, reviews: reviews}, nil
+	return &Cluster{log: options.Logger, dynamic: resources, core: core, reviews: reviews, slices: slices}, nil
+}
+
+// typedFor is a client of one group and version.
+func typedFor(config *rest.Config, root string, version schema.GroupVersion, add func(*runtime.Scheme) error) (rest.Interface, error) {
+	scheme := runtime.NewScheme()
+	if err := add(scheme); err != nil {
+		return nil, fmt.Errorf("Kubernetes types: %w", err)
+	}
+	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
+	typed := rest.CopyConfig(config)
+	typed.GroupVersion, typed.APIPath = &version, root
+	typed.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+	// Pods and nodes by the hundred thousand are read faster as protobuf.
+	typed.ContentType, typed.AcceptContentTypes = "application/vnd.kubernetes.protobuf", "application/vnd.kubernetes.protobuf,application/json"
+	client, err := rest.RESTClientFor(typed)
+	if err != nil {
+		return nil, fmt.Errorf("Kubernetes client: %w", err)
+	}
+	return client, nil
 }
 
 func configOf(file string) (*rest.Config, error) {

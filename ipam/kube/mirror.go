@@ -10,13 +10,16 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
+	"github.com/clearway/clearway/ipam/service"
 	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
 )
 
@@ -33,6 +36,8 @@ type Keeper interface {
 	SeeNamespaces(ctx context.Context, all map[string]*clearwayv1.KubernetesNamespace) error
 	// NodesUp tells of nodes whether Pods there have a network; of one that is not in it nothing is known.
 	NodesUp() (map[string]bool, error)
+	// SeeServices takes all Services that there are, by NAMESPACE/NAME, and tells what became of those that concern it.
+	SeeServices(ctx context.Context, all map[string]*service.Service) (map[string]service.Answer, error)
 }
 
 // How often the mirror looks by itself, and how long it gathers changes before it looks.
@@ -49,7 +54,7 @@ func (c *Cluster) Mirror(ctx context.Context, keeper Keeper) {
 	m := &mirror{
 		cluster: c, keeper: keeper, dirty: make(chan struct{}, 1),
 		tables: map[string]*table[*unstructured.Unstructured]{}, refused: map[key]refusal{}, told: map[key]told{},
-		complaints: map[string]string{}, saw: map[string]sight{},
+		complaints: map[string]string{}, saw: map[string]sight{}, refusals: map[string]string{},
 	}
 	logger := logr.FromSlogHandler(c.log.Handler())
 	group, ctx := errgroup.WithContext(klog.NewContext(ctx, logger))
@@ -84,12 +89,18 @@ func (c *Cluster) Mirror(ctx context.Context, keeper Keeper) {
 	m.nodes, m.namespaces = tableOf(machineOf, m.wake), tableOf(namespaceOf, m.wake)
 	m.nodes.same = sameMachine
 	m.namespaces.same = func(a, b *clearwayv1.KubernetesNamespace) bool { return proto.Equal(a, b) }
+	m.services, m.slices = tableOf(serviceOf, m.wake), tableOf(sliceOf, m.wake)
+	m.services.same, m.slices.same = sameService, sameSlice
 	for _, one := range []struct {
+		client   rest.Interface
 		resource string
 		example  any
 		rows     cache.ReflectorStore
-	}{{"nodes", &corev1.Node{}, m.nodes}, {"namespaces", &corev1.Namespace{}, m.namespaces}} {
-		reflector := cache.NewReflectorWithOptions(c.listWatch(one.resource), one.example, one.rows,
+	}{
+		{c.core, "nodes", &corev1.Node{}, m.nodes}, {c.core, "namespaces", &corev1.Namespace{}, m.namespaces},
+		{c.core, "services", &corev1.Service{}, m.services}, {c.slices, "endpointslices", &discoveryv1.EndpointSlice{}, m.slices},
+	} {
+		reflector := cache.NewReflectorWithOptions(c.listWatch(one.client, one.resource), one.example, one.rows,
 			cache.ReflectorOptions{Name: one.resource, Logger: &logger})
 		reflector.WatchListPageSize = pageSize
 		group.Go(func() error {
@@ -117,6 +128,11 @@ type mirror struct {
 	namespaces *table[*clearwayv1.KubernetesNamespace]
 	complaints map[string]string // of nodes, that have been logged
 	saw        map[string]sight  // of a resource, what the Keeper was told last
+
+	services *table[*service.Service]
+	slices   *table[slice]
+	answers  map[string]service.Answer // of Services, by NAMESPACE/NAME, as last heard
+	refusals map[string]string         // of Services, that Kubernetes was told of
 }
 
 // sight is how far a table had come when it was told, of what else it depends on, and when that was.
@@ -188,7 +204,7 @@ func (m *mirror) look(ctx context.Context) error {
 			break
 		}
 	}
-	return errors.Join(failed, m.tell(ctx, all, held), m.seeMachines(ctx, held))
+	return errors.Join(failed, m.tell(ctx, all, held), m.seeMachines(ctx, held), m.seeServices(ctx, held))
 }
 
 // objects are all that the API server has; ok is false before all kinds have been listed.

@@ -14,17 +14,18 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 
 	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
 )
 
-// listWatch lists and watches one resource of v1 in all namespaces.
-func (c *Cluster) listWatch(resource string) cache.ListerWatcher {
-	return cache.NewListWatchFromClient(c.core, resource, metav1.NamespaceAll, fields.Everything())
+// listWatch lists and watches one resource of a client's group in all namespaces.
+func (c *Cluster) listWatch(client rest.Interface, resource string) cache.ListerWatcher {
+	return cache.NewListWatchFromClient(client, resource, metav1.NamespaceAll, fields.Everything())
 }
 
-// tableOf is a table of one of v1's resources.
+// tableOf is a table of one resource.
 func tableOf[O runtime.Object, V any](read func(O) V, changed func()) *table[V] {
 	return newTable(func(object any) (V, error) {
 		typed, ok := object.(O)

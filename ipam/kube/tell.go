@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -110,18 +111,23 @@ const maxEventText = 1024
 
 // event tells of an object in Kubernetes' events. It is told, and not waited for: one that cannot be written is logged.
 func (c *Cluster) event(ctx context.Context, of *unstructured.Unstructured, kind, reason, text string) {
+	c.eventOf(ctx, corev1.ObjectReference{
+		APIVersion: of.GetAPIVersion(), Kind: of.GetKind(), Name: of.GetName(), UID: of.GetUID(), ResourceVersion: of.GetResourceVersion(),
+	}, kind, reason, text)
+}
+
+// eventOf is event; what is in no namespace has its events in the default one.
+func (c *Cluster) eventOf(ctx context.Context, of corev1.ObjectReference, kind, reason, text string) {
 	now := metav1.Now()
 	event := &corev1.Event{
-		ObjectMeta: metav1.ObjectMeta{GenerateName: of.GetName() + ".", Namespace: metav1.NamespaceDefault},
-		InvolvedObject: corev1.ObjectReference{
-			APIVersion: of.GetAPIVersion(), Kind: of.GetKind(), Name: of.GetName(), UID: of.GetUID(), ResourceVersion: of.GetResourceVersion(),
-		},
-		Type: kind, Reason: reason, Message: text[:min(len(text), maxEventText)],
+		ObjectMeta:     metav1.ObjectMeta{GenerateName: of.Name + ".", Namespace: cmp.Or(of.Namespace, metav1.NamespaceDefault)},
+		InvolvedObject: of,
+		Type:           kind, Reason: reason, Message: text[:min(len(text), maxEventText)],
 		Source: corev1.EventSource{Component: "clearway-ipamd"}, ReportingController: "clearway.io/ipamd",
 		FirstTimestamp: now, LastTimestamp: now, Count: 1,
 	}
 	err := c.core.Post().Namespace(event.Namespace).Resource("events").Body(event).Do(ctx).Error()
 	if err != nil {
-		c.log.Warn("Kubernetes: an event was not written", "regarding", of.GetKind()+"/"+of.GetName(), "reason", err)
+		c.log.Warn("Kubernetes: an event was not written", "regarding", of.Kind+"/"+of.Name, "reason", err)
 	}
 }

@@ -42,6 +42,8 @@ type Pool struct {
 	NodeSelector labels.Selector // never nil
 	// NamespaceSelector and PodSelector are never nil; empty: the pool is for every Pod.
 	NamespaceSelector, PodSelector labels.Selector
+	// ServiceSelector, of a LoadBalancer pool, takes the Services that get addresses without naming the pool. Never nil.
+	ServiceSelector labels.Selector
 
 	Disabled bool
 	// Drain and Deleted: see Draining. DrainTo is the pool that serves instead, or empty.
@@ -281,10 +283,15 @@ func (p *Pool) parseGateway(faults *violations, text string) {
 	}
 }
 
-// parsePodSelectors reads who may draw from the pool. Only Pods do so by themselves, and only from Block pools.
+// parsePodSelectors reads who may draw from the pool. Only Pods do so by themselves, and only from Block pools; Services do
+// from LoadBalancer pools.
 func (p *Pool) parsePodSelectors(faults *violations, spec *clearwayv1.IPPoolSpec) {
 	p.NamespaceSelector = parseSelector(faults, "spec.namespaceSelector", spec.GetNamespaceSelector())
 	p.PodSelector = parseSelector(faults, "spec.podSelector", spec.GetPodSelector())
+	p.ServiceSelector = parseSelector(faults, "spec.serviceSelector", spec.GetServiceSelector())
+	if p.Kind != LoadBalancer && !p.ServiceSelector.Empty() {
+		faults.add("spec.serviceSelector", p.ServiceSelector, "is for pools of kind %s; leave it out", LoadBalancer)
+	}
 	if p.Kind == LoadBalancer && !p.NamespaceSelector.Empty() {
 		faults.add("spec.namespaceSelector", p.NamespaceSelector, "a pool of kind %s is not for Pods; leave it out", LoadBalancer)
 	}

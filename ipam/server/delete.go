@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -108,6 +109,10 @@ func (s *state) stillUsed(kind, name string) error {
 			if s.pools[other].DrainTo == name {
 				return status.Errorf(codes.FailedPrecondition, "IPPool %q is what IPPool/%s is drained to (spec.drainTo)", name, other)
 			}
+		}
+		if users := s.kube.services.usersOf(name, func(netip.Addr) bool { return true }); users != "" {
+			return status.Errorf(codes.FailedPrecondition, "IPPool %q has given addresses to %s; they keep them, so that it stays until "+
+				"they are gone; spec.disabled keeps it from giving more", name, users)
 		}
 	case kindFilter:
 		var users []string

@@ -18,10 +18,11 @@ import (
 type kube struct {
 	nodes      map[string]*clearwayv1.KubernetesNode
 	namespaces map[string]*clearwayv1.KubernetesNamespace
+	services   services
 }
 
 func newKube() kube {
-	return kube{nodes: map[string]*clearwayv1.KubernetesNode{}, namespaces: map[string]*clearwayv1.KubernetesNamespace{}}
+	return kube{nodes: map[string]*clearwayv1.KubernetesNode{}, namespaces: map[string]*clearwayv1.KubernetesNamespace{}, services: newServices()}
 }
 
 // uid is the UID of the Node that there is of a name; "" where there is none.
@@ -40,6 +41,8 @@ func (s *state) applyKubernetes(one record.Record, touched *change) error {
 			touched.nodes[name] = struct{}{}
 		}
 		return applyTo(s.kube.nodes, name, one.Value, &clearwayv1.KubernetesNode{})
+	case record.KubernetesServices:
+		return s.kube.services.apply(name, one.Value, touched)
 	case record.KubernetesNamespaces:
 		touched.config = true
 		return applyTo(s.kube.namespaces, name, one.Value, &clearwayv1.KubernetesNamespace{})

@@ -76,6 +76,10 @@ func (s *state) leftOut(before *poolState, next pool.Pool) []*clearwayv1.FieldVi
 	if cidr.Contains(next.CIDR, before.CIDR) {
 		return nil
 	}
+	if users := s.kube.services.usersOf(before.Name, func(addr netip.Addr) bool { return !next.CIDR.Contains(addr) }); users != "" {
+		return []*clearwayv1.FieldViolation{{Field: "spec.cidr", Value: next.CIDR.String(), Message: fmt.Sprintf(
+			"leaves out addresses of %s; they keep them until they are gone", users)}}
+	}
 	left := s.useOf(before, func(block *clearwayv1.BlockSpec) bool {
 		prefix, err := netip.ParsePrefix(block.GetCidr())
 		return err != nil || !cidr.Contains(next.CIDR, prefix)

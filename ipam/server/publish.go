@@ -37,11 +37,14 @@ func (s *Server) publishLocked(touched *change) {
 		}
 	}
 	s.owners.set(s.state.revision, s.state.told(entries))
-	if touched.config {
+	if touched.config || touched.everyTeller {
 		s.sessions.wakeAll()
 		return
 	}
 	for name := range touched.nodes {
+		s.sessions.wake(name)
+	}
+	for name := range touched.tellers {
 		s.sessions.wake(name)
 	}
 }

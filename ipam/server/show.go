@@ -65,7 +65,11 @@ func (s *Server) show(st *state, address netip.Addr, answer *clearwayv1.ShowAddr
 		answer.Reservation, _ = st.config[kindReservation][kept.Name].object.(*clearwayv1.IPReservation)
 	}
 	spec := st.assignmentAt(address, answer.GetBlock().GetSpec().GetNode())
+	services := st.kube.services.namesAt(address)
 	switch {
+	case services != "":
+		answer.State = addressAssigned
+		answer.Summary = fmt.Sprintf("%s is held by %s, of pool %s; %s.", address, services, parsed.Name, st.kube.services.toldAt(address))
 	case spec != nil:
 		answer.State, answer.Assignment = addressAssigned, assignmentResource(spec)
 		answer.Summary = fmt.Sprintf("%s is held by %s on node %s%s.", address, holderOf(spec), spec.GetNode(), within(answer))

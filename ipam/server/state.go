@@ -116,10 +116,13 @@ type change struct {
 	life   bool
 	nodes  map[string]struct{} // whose snapshot or directory entry may differ
 	blocks map[netip.Prefix]struct{}
+	// tellers are nodes whose snapshot alone may differ; everyTeller: of all nodes.
+	tellers     map[string]struct{}
+	everyTeller bool
 }
 
 func newChange() *change {
-	return &change{nodes: map[string]struct{}{}, blocks: map[netip.Prefix]struct{}{}}
+	return &change{nodes: map[string]struct{}{}, blocks: map[netip.Prefix]struct{}{}, tellers: map[string]struct{}{}}
 }
 
 // apply brings one record into the state. An error means a record that this program did not write: nothing is changed.

@@ -77,6 +77,9 @@ func (s *state) poolUse() map[string]*clearwayv1.IPPoolStatus {
 			of(spec.GetPool()).Assigned++
 		}
 	}
+	for _, name := range s.kube.services.pools() {
+		of(name).Assigned++
+	}
 	return use
 }
 

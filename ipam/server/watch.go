@@ -99,6 +99,7 @@ func (s *Server) snapshotOf(name string) (*clearwayv1.NodeSnapshot, error) {
 		snapshot.Peers = st.peersOf(st.labelsOf(name))
 		snapshot.Filters = st.filtersOf(snapshot.GetPeers())
 		snapshot.Namespaces = st.namespacesFor()
+		snapshot.Services = st.servicesFor(name)
 	})
 	return snapshot, err
 }

@@ -54,6 +54,7 @@ func ConfigKey(kind, name string) Key { return Key(Config + "/" + kind + "/" + n
 const (
 	KubernetesNodes      = "nodes"
 	KubernetesNamespaces = "namespaces"
+	KubernetesServices   = "services" // by NAMESPACE/NAME
 )
 
 // KubernetesKey is the key of what is kept of an object of Kubernetes.

@@ -1956,7 +1956,9 @@ type NodeSnapshot struct {
 	Namespaces map[string]*KubernetesNamespace `protobuf:"bytes,20,rep,name=namespaces,proto3" json:"namespaces,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Quotas     []*IPQuota                      `protobuf:"bytes,12,rep,name=quotas,proto3" json:"quotas,omitempty"`
 	// The node's own.
-	Allowances    []*QuotaAllowance `protobuf:"bytes,13,rep,name=allowances,proto3" json:"allowances,omitempty"`
+	Allowances []*QuotaAllowance `protobuf:"bytes,13,rep,name=allowances,proto3" json:"allowances,omitempty"`
+	// Addresses of Services that the node is to tell its BGPPeers, ascending.
+	Services      []*ServicePrefix `protobuf:"bytes,21,rep,name=services,proto3" json:"services,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2089,6 +2091,75 @@ func (x *NodeSnapshot) GetAllowances() []*QuotaAllowance {
 	return nil
 }
 
+func (x *NodeSnapshot) GetServices() []*ServicePrefix {
+	if x != nil {
+		return x.Services
+	}
+	return nil
+}
+
+// ServicePrefix is an address of a Service, as a node tells it.
+type ServicePrefix struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Prefix string                 `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	// Whose it is: NAMESPACE/NAME, of the first where several share it.
+	Service       string   `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	Communities   []string `protobuf:"bytes,3,rep,name=communities,proto3" json:"communities,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServicePrefix) Reset() {
+	*x = ServicePrefix{}
+	mi := &file_clearway_v1_node_service_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServicePrefix) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServicePrefix) ProtoMessage() {}
+
+func (x *ServicePrefix) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_node_service_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServicePrefix.ProtoReflect.Descriptor instead.
+func (*ServicePrefix) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ServicePrefix) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+func (x *ServicePrefix) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *ServicePrefix) GetCommunities() []string {
+	if x != nil {
+		return x.Communities
+	}
+	return nil
+}
+
 // Query is a question of an operator, relayed to the node.
 type Query struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2103,7 +2174,7 @@ type Query struct {
 
 func (x *Query) Reset() {
 	*x = Query{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[25]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2115,7 +2186,7 @@ func (x *Query) String() string {
 func (*Query) ProtoMessage() {}
 
 func (x *Query) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[25]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2128,7 +2199,7 @@ func (x *Query) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Query.ProtoReflect.Descriptor instead.
 func (*Query) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{25}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Query) GetId() string {
@@ -2170,7 +2241,7 @@ type VerifyQuery struct {
 
 func (x *VerifyQuery) Reset() {
 	*x = VerifyQuery{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[26]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2182,7 +2253,7 @@ func (x *VerifyQuery) String() string {
 func (*VerifyQuery) ProtoMessage() {}
 
 func (x *VerifyQuery) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[26]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2195,7 +2266,7 @@ func (x *VerifyQuery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyQuery.ProtoReflect.Descriptor instead.
 func (*VerifyQuery) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{26}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *VerifyQuery) GetProbes() []*ProbeTarget {
@@ -2215,7 +2286,7 @@ type ProbeTarget struct {
 
 func (x *ProbeTarget) Reset() {
 	*x = ProbeTarget{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[27]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2227,7 +2298,7 @@ func (x *ProbeTarget) String() string {
 func (*ProbeTarget) ProtoMessage() {}
 
 func (x *ProbeTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[27]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2240,7 +2311,7 @@ func (x *ProbeTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeTarget.ProtoReflect.Descriptor instead.
 func (*ProbeTarget) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{27}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ProbeTarget) GetBlock() string {
@@ -2275,7 +2346,7 @@ type VerifyAnswer struct {
 
 func (x *VerifyAnswer) Reset() {
 	*x = VerifyAnswer{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[28]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2287,7 +2358,7 @@ func (x *VerifyAnswer) String() string {
 func (*VerifyAnswer) ProtoMessage() {}
 
 func (x *VerifyAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[28]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2300,7 +2371,7 @@ func (x *VerifyAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyAnswer.ProtoReflect.Descriptor instead.
 func (*VerifyAnswer) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{28}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *VerifyAnswer) GetMismatches() []*RouteMismatch {
@@ -2368,7 +2439,7 @@ type AnswerQueryRequest struct {
 
 func (x *AnswerQueryRequest) Reset() {
 	*x = AnswerQueryRequest{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[29]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2380,7 +2451,7 @@ func (x *AnswerQueryRequest) String() string {
 func (*AnswerQueryRequest) ProtoMessage() {}
 
 func (x *AnswerQueryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[29]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2393,7 +2464,7 @@ func (x *AnswerQueryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerQueryRequest.ProtoReflect.Descriptor instead.
 func (*AnswerQueryRequest) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{29}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AnswerQueryRequest) GetNode() string {
@@ -2446,7 +2517,7 @@ type AnswerQueryResponse struct {
 
 func (x *AnswerQueryResponse) Reset() {
 	*x = AnswerQueryResponse{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[30]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2458,7 +2529,7 @@ func (x *AnswerQueryResponse) String() string {
 func (*AnswerQueryResponse) ProtoMessage() {}
 
 func (x *AnswerQueryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[30]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2471,7 +2542,7 @@ func (x *AnswerQueryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerQueryResponse.ProtoReflect.Descriptor instead.
 func (*AnswerQueryResponse) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{30}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{31}
 }
 
 type WatchOwnershipRequest struct {
@@ -2487,7 +2558,7 @@ type WatchOwnershipRequest struct {
 
 func (x *WatchOwnershipRequest) Reset() {
 	*x = WatchOwnershipRequest{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[31]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2499,7 +2570,7 @@ func (x *WatchOwnershipRequest) String() string {
 func (*WatchOwnershipRequest) ProtoMessage() {}
 
 func (x *WatchOwnershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[31]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2512,7 +2583,7 @@ func (x *WatchOwnershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchOwnershipRequest.ProtoReflect.Descriptor instead.
 func (*WatchOwnershipRequest) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{31}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *WatchOwnershipRequest) GetNode() string {
@@ -2562,7 +2633,7 @@ type WatchOwnershipResponse struct {
 
 func (x *WatchOwnershipResponse) Reset() {
 	*x = WatchOwnershipResponse{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[32]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2574,7 +2645,7 @@ func (x *WatchOwnershipResponse) String() string {
 func (*WatchOwnershipResponse) ProtoMessage() {}
 
 func (x *WatchOwnershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[32]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2587,7 +2658,7 @@ func (x *WatchOwnershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchOwnershipResponse.ProtoReflect.Descriptor instead.
 func (*WatchOwnershipResponse) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{32}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *WatchOwnershipResponse) GetIncarnation() string {
@@ -2647,7 +2718,7 @@ type OwnershipEntry struct {
 
 func (x *OwnershipEntry) Reset() {
 	*x = OwnershipEntry{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[33]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2659,7 +2730,7 @@ func (x *OwnershipEntry) String() string {
 func (*OwnershipEntry) ProtoMessage() {}
 
 func (x *OwnershipEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[33]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2672,7 +2743,7 @@ func (x *OwnershipEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OwnershipEntry.ProtoReflect.Descriptor instead.
 func (*OwnershipEntry) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{33}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *OwnershipEntry) GetEntry() isOwnershipEntry_Entry {
@@ -2739,7 +2810,7 @@ type BlockOwner struct {
 
 func (x *BlockOwner) Reset() {
 	*x = BlockOwner{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[34]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2751,7 +2822,7 @@ func (x *BlockOwner) String() string {
 func (*BlockOwner) ProtoMessage() {}
 
 func (x *BlockOwner) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[34]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2764,7 +2835,7 @@ func (x *BlockOwner) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockOwner.ProtoReflect.Descriptor instead.
 func (*BlockOwner) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{34}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *BlockOwner) GetCidr() string {
@@ -2836,7 +2907,7 @@ type NodeEntry struct {
 
 func (x *NodeEntry) Reset() {
 	*x = NodeEntry{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[35]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2848,7 +2919,7 @@ func (x *NodeEntry) String() string {
 func (*NodeEntry) ProtoMessage() {}
 
 func (x *NodeEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[35]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2861,7 +2932,7 @@ func (x *NodeEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeEntry.ProtoReflect.Descriptor instead.
 func (*NodeEntry) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{35}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *NodeEntry) GetName() string {
@@ -3105,7 +3176,7 @@ const file_clearway_v1_node_service_proto_rawDesc = "" +
 	"\x11WatchNodeResponse\x127\n" +
 	"\bsnapshot\x18\x01 \x01(\v2\x19.clearway.v1.NodeSnapshotH\x00R\bsnapshot\x12*\n" +
 	"\x05query\x18\x02 \x01(\v2\x12.clearway.v1.QueryH\x00R\x05queryB\t\n" +
-	"\amessage\"\xb2\x06\n" +
+	"\amessage\"\xea\x06\n" +
 	"\fNodeSnapshot\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\tR\vincarnation\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12%\n" +
@@ -3125,10 +3196,15 @@ const file_clearway_v1_node_service_proto_rawDesc = "" +
 	"\x06quotas\x18\f \x03(\v2\x14.clearway.v1.IPQuotaR\x06quotas\x12;\n" +
 	"\n" +
 	"allowances\x18\r \x03(\v2\x1b.clearway.v1.QuotaAllowanceR\n" +
-	"allowances\x1a_\n" +
+	"allowances\x126\n" +
+	"\bservices\x18\x15 \x03(\v2\x1a.clearway.v1.ServicePrefixR\bservices\x1a_\n" +
 	"\x0fNamespacesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x126\n" +
-	"\x05value\x18\x02 \x01(\v2 .clearway.v1.KubernetesNamespaceR\x05value:\x028\x01\"\xaf\x01\n" +
+	"\x05value\x18\x02 \x01(\v2 .clearway.v1.KubernetesNamespaceR\x05value:\x028\x01\"c\n" +
+	"\rServicePrefix\x12\x16\n" +
+	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x18\n" +
+	"\aservice\x18\x02 \x01(\tR\aservice\x12 \n" +
+	"\vcommunities\x18\x03 \x03(\tR\vcommunities\"\xaf\x01\n" +
 	"\x05Query\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12,\n" +
 	"\x04list\x18\x02 \x01(\v2\x18.clearway.v1.ListRequestR\x04list\x126\n" +
@@ -3222,7 +3298,7 @@ func file_clearway_v1_node_service_proto_rawDescGZIP() []byte {
 	return file_clearway_v1_node_service_proto_rawDescData
 }
 
-var file_clearway_v1_node_service_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_clearway_v1_node_service_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_clearway_v1_node_service_proto_goTypes = []any{
 	(*NotLeader)(nil),                 // 0: clearway.v1.NotLeader
 	(*Recovering)(nil),                // 1: clearway.v1.Recovering
@@ -3249,114 +3325,116 @@ var file_clearway_v1_node_service_proto_goTypes = []any{
 	(*WatchNodeRequest)(nil),          // 22: clearway.v1.WatchNodeRequest
 	(*WatchNodeResponse)(nil),         // 23: clearway.v1.WatchNodeResponse
 	(*NodeSnapshot)(nil),              // 24: clearway.v1.NodeSnapshot
-	(*Query)(nil),                     // 25: clearway.v1.Query
-	(*VerifyQuery)(nil),               // 26: clearway.v1.VerifyQuery
-	(*ProbeTarget)(nil),               // 27: clearway.v1.ProbeTarget
-	(*VerifyAnswer)(nil),              // 28: clearway.v1.VerifyAnswer
-	(*AnswerQueryRequest)(nil),        // 29: clearway.v1.AnswerQueryRequest
-	(*AnswerQueryResponse)(nil),       // 30: clearway.v1.AnswerQueryResponse
-	(*WatchOwnershipRequest)(nil),     // 31: clearway.v1.WatchOwnershipRequest
-	(*WatchOwnershipResponse)(nil),    // 32: clearway.v1.WatchOwnershipResponse
-	(*OwnershipEntry)(nil),            // 33: clearway.v1.OwnershipEntry
-	(*BlockOwner)(nil),                // 34: clearway.v1.BlockOwner
-	(*NodeEntry)(nil),                 // 35: clearway.v1.NodeEntry
-	nil,                               // 36: clearway.v1.RegisterRequest.LabelsEntry
-	nil,                               // 37: clearway.v1.NodeSnapshot.NamespacesEntry
-	(*timestamppb.Timestamp)(nil),     // 38: google.protobuf.Timestamp
-	(*BlockSpec)(nil),                 // 39: clearway.v1.BlockSpec
-	(*QuotaAllowance)(nil),            // 40: clearway.v1.QuotaAllowance
-	(*AssignmentSpec)(nil),            // 41: clearway.v1.AssignmentSpec
-	(*FloatingHolder)(nil),            // 42: clearway.v1.FloatingHolder
-	(*Tenure)(nil),                    // 43: clearway.v1.Tenure
-	(*BGPSession)(nil),                // 44: clearway.v1.BGPSession
-	(*EventSpec)(nil),                 // 45: clearway.v1.EventSpec
-	(*Node)(nil),                      // 46: clearway.v1.Node
-	(*IPPool)(nil),                    // 47: clearway.v1.IPPool
-	(*IPReservation)(nil),             // 48: clearway.v1.IPReservation
-	(*IPAMConfiguration)(nil),         // 49: clearway.v1.IPAMConfiguration
-	(*BGPConfiguration)(nil),          // 50: clearway.v1.BGPConfiguration
-	(*BGPPeer)(nil),                   // 51: clearway.v1.BGPPeer
-	(*BGPFilter)(nil),                 // 52: clearway.v1.BGPFilter
-	(*IPQuota)(nil),                   // 53: clearway.v1.IPQuota
-	(*ListRequest)(nil),               // 54: clearway.v1.ListRequest
-	(*RouteMismatch)(nil),             // 55: clearway.v1.RouteMismatch
-	(*ListResponse)(nil),              // 56: clearway.v1.ListResponse
-	(BlockState)(0),                   // 57: clearway.v1.BlockState
-	(*KubernetesNamespace)(nil),       // 58: clearway.v1.KubernetesNamespace
+	(*ServicePrefix)(nil),             // 25: clearway.v1.ServicePrefix
+	(*Query)(nil),                     // 26: clearway.v1.Query
+	(*VerifyQuery)(nil),               // 27: clearway.v1.VerifyQuery
+	(*ProbeTarget)(nil),               // 28: clearway.v1.ProbeTarget
+	(*VerifyAnswer)(nil),              // 29: clearway.v1.VerifyAnswer
+	(*AnswerQueryRequest)(nil),        // 30: clearway.v1.AnswerQueryRequest
+	(*AnswerQueryResponse)(nil),       // 31: clearway.v1.AnswerQueryResponse
+	(*WatchOwnershipRequest)(nil),     // 32: clearway.v1.WatchOwnershipRequest
+	(*WatchOwnershipResponse)(nil),    // 33: clearway.v1.WatchOwnershipResponse
+	(*OwnershipEntry)(nil),            // 34: clearway.v1.OwnershipEntry
+	(*BlockOwner)(nil),                // 35: clearway.v1.BlockOwner
+	(*NodeEntry)(nil),                 // 36: clearway.v1.NodeEntry
+	nil,                               // 37: clearway.v1.RegisterRequest.LabelsEntry
+	nil,                               // 38: clearway.v1.NodeSnapshot.NamespacesEntry
+	(*timestamppb.Timestamp)(nil),     // 39: google.protobuf.Timestamp
+	(*BlockSpec)(nil),                 // 40: clearway.v1.BlockSpec
+	(*QuotaAllowance)(nil),            // 41: clearway.v1.QuotaAllowance
+	(*AssignmentSpec)(nil),            // 42: clearway.v1.AssignmentSpec
+	(*FloatingHolder)(nil),            // 43: clearway.v1.FloatingHolder
+	(*Tenure)(nil),                    // 44: clearway.v1.Tenure
+	(*BGPSession)(nil),                // 45: clearway.v1.BGPSession
+	(*EventSpec)(nil),                 // 46: clearway.v1.EventSpec
+	(*Node)(nil),                      // 47: clearway.v1.Node
+	(*IPPool)(nil),                    // 48: clearway.v1.IPPool
+	(*IPReservation)(nil),             // 49: clearway.v1.IPReservation
+	(*IPAMConfiguration)(nil),         // 50: clearway.v1.IPAMConfiguration
+	(*BGPConfiguration)(nil),          // 51: clearway.v1.BGPConfiguration
+	(*BGPPeer)(nil),                   // 52: clearway.v1.BGPPeer
+	(*BGPFilter)(nil),                 // 53: clearway.v1.BGPFilter
+	(*IPQuota)(nil),                   // 54: clearway.v1.IPQuota
+	(*ListRequest)(nil),               // 55: clearway.v1.ListRequest
+	(*RouteMismatch)(nil),             // 56: clearway.v1.RouteMismatch
+	(*ListResponse)(nil),              // 57: clearway.v1.ListResponse
+	(BlockState)(0),                   // 58: clearway.v1.BlockState
+	(*KubernetesNamespace)(nil),       // 59: clearway.v1.KubernetesNamespace
 }
 var file_clearway_v1_node_service_proto_depIdxs = []int32{
-	38, // 0: clearway.v1.Recovering.earliest:type_name -> google.protobuf.Timestamp
-	36, // 1: clearway.v1.RegisterRequest.labels:type_name -> clearway.v1.RegisterRequest.LabelsEntry
-	39, // 2: clearway.v1.RegisterRequest.held_blocks:type_name -> clearway.v1.BlockSpec
-	40, // 3: clearway.v1.RegisterRequest.allowances:type_name -> clearway.v1.QuotaAllowance
-	39, // 4: clearway.v1.RegisterResponse.blocks:type_name -> clearway.v1.BlockSpec
-	41, // 5: clearway.v1.RegisterResponse.known_assignments:type_name -> clearway.v1.AssignmentSpec
-	40, // 6: clearway.v1.RegisterResponse.allowances:type_name -> clearway.v1.QuotaAllowance
-	39, // 7: clearway.v1.ClaimBlockResponse.block:type_name -> clearway.v1.BlockSpec
-	42, // 8: clearway.v1.ClaimFloatingRequest.holder:type_name -> clearway.v1.FloatingHolder
-	39, // 9: clearway.v1.ClaimFloatingResponse.block:type_name -> clearway.v1.BlockSpec
-	40, // 10: clearway.v1.SetAllowanceResponse.allowance:type_name -> clearway.v1.QuotaAllowance
-	38, // 11: clearway.v1.ReleaseBlockRequest.rest_until:type_name -> google.protobuf.Timestamp
-	39, // 12: clearway.v1.AnswerCallBackResponse.blocks:type_name -> clearway.v1.BlockSpec
-	41, // 13: clearway.v1.MirrorAssignmentsRequest.assigned:type_name -> clearway.v1.AssignmentSpec
+	39, // 0: clearway.v1.Recovering.earliest:type_name -> google.protobuf.Timestamp
+	37, // 1: clearway.v1.RegisterRequest.labels:type_name -> clearway.v1.RegisterRequest.LabelsEntry
+	40, // 2: clearway.v1.RegisterRequest.held_blocks:type_name -> clearway.v1.BlockSpec
+	41, // 3: clearway.v1.RegisterRequest.allowances:type_name -> clearway.v1.QuotaAllowance
+	40, // 4: clearway.v1.RegisterResponse.blocks:type_name -> clearway.v1.BlockSpec
+	42, // 5: clearway.v1.RegisterResponse.known_assignments:type_name -> clearway.v1.AssignmentSpec
+	41, // 6: clearway.v1.RegisterResponse.allowances:type_name -> clearway.v1.QuotaAllowance
+	40, // 7: clearway.v1.ClaimBlockResponse.block:type_name -> clearway.v1.BlockSpec
+	43, // 8: clearway.v1.ClaimFloatingRequest.holder:type_name -> clearway.v1.FloatingHolder
+	40, // 9: clearway.v1.ClaimFloatingResponse.block:type_name -> clearway.v1.BlockSpec
+	41, // 10: clearway.v1.SetAllowanceResponse.allowance:type_name -> clearway.v1.QuotaAllowance
+	39, // 11: clearway.v1.ReleaseBlockRequest.rest_until:type_name -> google.protobuf.Timestamp
+	40, // 12: clearway.v1.AnswerCallBackResponse.blocks:type_name -> clearway.v1.BlockSpec
+	42, // 13: clearway.v1.MirrorAssignmentsRequest.assigned:type_name -> clearway.v1.AssignmentSpec
 	17, // 14: clearway.v1.MirrorAssignmentsRequest.released:type_name -> clearway.v1.ReleasedAddress
-	43, // 15: clearway.v1.MirrorAssignmentsRequest.ended:type_name -> clearway.v1.Tenure
-	38, // 16: clearway.v1.ReleasedAddress.released_time:type_name -> google.protobuf.Timestamp
-	44, // 17: clearway.v1.ReportStatusRequest.sessions:type_name -> clearway.v1.BGPSession
-	45, // 18: clearway.v1.ReportStatusRequest.events:type_name -> clearway.v1.EventSpec
+	44, // 15: clearway.v1.MirrorAssignmentsRequest.ended:type_name -> clearway.v1.Tenure
+	39, // 16: clearway.v1.ReleasedAddress.released_time:type_name -> google.protobuf.Timestamp
+	45, // 17: clearway.v1.ReportStatusRequest.sessions:type_name -> clearway.v1.BGPSession
+	46, // 18: clearway.v1.ReportStatusRequest.events:type_name -> clearway.v1.EventSpec
 	20, // 19: clearway.v1.ReportStatusRequest.blocks:type_name -> clearway.v1.BlockUse
 	24, // 20: clearway.v1.WatchNodeResponse.snapshot:type_name -> clearway.v1.NodeSnapshot
-	25, // 21: clearway.v1.WatchNodeResponse.query:type_name -> clearway.v1.Query
-	46, // 22: clearway.v1.NodeSnapshot.node:type_name -> clearway.v1.Node
-	47, // 23: clearway.v1.NodeSnapshot.pools:type_name -> clearway.v1.IPPool
-	48, // 24: clearway.v1.NodeSnapshot.reservations:type_name -> clearway.v1.IPReservation
-	49, // 25: clearway.v1.NodeSnapshot.ipam_configuration:type_name -> clearway.v1.IPAMConfiguration
-	50, // 26: clearway.v1.NodeSnapshot.bgp_configuration:type_name -> clearway.v1.BGPConfiguration
-	51, // 27: clearway.v1.NodeSnapshot.peers:type_name -> clearway.v1.BGPPeer
-	52, // 28: clearway.v1.NodeSnapshot.filters:type_name -> clearway.v1.BGPFilter
-	39, // 29: clearway.v1.NodeSnapshot.blocks:type_name -> clearway.v1.BlockSpec
-	37, // 30: clearway.v1.NodeSnapshot.namespaces:type_name -> clearway.v1.NodeSnapshot.NamespacesEntry
-	53, // 31: clearway.v1.NodeSnapshot.quotas:type_name -> clearway.v1.IPQuota
-	40, // 32: clearway.v1.NodeSnapshot.allowances:type_name -> clearway.v1.QuotaAllowance
-	54, // 33: clearway.v1.Query.list:type_name -> clearway.v1.ListRequest
-	38, // 34: clearway.v1.Query.deadline:type_name -> google.protobuf.Timestamp
-	26, // 35: clearway.v1.Query.verify:type_name -> clearway.v1.VerifyQuery
-	27, // 36: clearway.v1.VerifyQuery.probes:type_name -> clearway.v1.ProbeTarget
-	55, // 37: clearway.v1.VerifyAnswer.mismatches:type_name -> clearway.v1.RouteMismatch
-	56, // 38: clearway.v1.AnswerQueryRequest.answer:type_name -> clearway.v1.ListResponse
-	28, // 39: clearway.v1.AnswerQueryRequest.verify:type_name -> clearway.v1.VerifyAnswer
-	33, // 40: clearway.v1.WatchOwnershipResponse.entries:type_name -> clearway.v1.OwnershipEntry
-	34, // 41: clearway.v1.OwnershipEntry.block:type_name -> clearway.v1.BlockOwner
-	35, // 42: clearway.v1.OwnershipEntry.node:type_name -> clearway.v1.NodeEntry
-	57, // 43: clearway.v1.BlockOwner.state:type_name -> clearway.v1.BlockState
-	58, // 44: clearway.v1.NodeSnapshot.NamespacesEntry.value:type_name -> clearway.v1.KubernetesNamespace
-	2,  // 45: clearway.v1.NodeService.Register:input_type -> clearway.v1.RegisterRequest
-	4,  // 46: clearway.v1.NodeService.ClaimBlock:input_type -> clearway.v1.ClaimBlockRequest
-	12, // 47: clearway.v1.NodeService.ReleaseBlock:input_type -> clearway.v1.ReleaseBlockRequest
-	7,  // 48: clearway.v1.NodeService.ClaimFloating:input_type -> clearway.v1.ClaimFloatingRequest
-	10, // 49: clearway.v1.NodeService.SetAllowance:input_type -> clearway.v1.SetAllowanceRequest
-	14, // 50: clearway.v1.NodeService.AnswerCallBack:input_type -> clearway.v1.AnswerCallBackRequest
-	16, // 51: clearway.v1.NodeService.MirrorAssignments:input_type -> clearway.v1.MirrorAssignmentsRequest
-	19, // 52: clearway.v1.NodeService.ReportStatus:input_type -> clearway.v1.ReportStatusRequest
-	22, // 53: clearway.v1.NodeService.WatchNode:input_type -> clearway.v1.WatchNodeRequest
-	31, // 54: clearway.v1.NodeService.WatchOwnership:input_type -> clearway.v1.WatchOwnershipRequest
-	29, // 55: clearway.v1.NodeService.AnswerQuery:input_type -> clearway.v1.AnswerQueryRequest
-	3,  // 56: clearway.v1.NodeService.Register:output_type -> clearway.v1.RegisterResponse
-	6,  // 57: clearway.v1.NodeService.ClaimBlock:output_type -> clearway.v1.ClaimBlockResponse
-	13, // 58: clearway.v1.NodeService.ReleaseBlock:output_type -> clearway.v1.ReleaseBlockResponse
-	8,  // 59: clearway.v1.NodeService.ClaimFloating:output_type -> clearway.v1.ClaimFloatingResponse
-	11, // 60: clearway.v1.NodeService.SetAllowance:output_type -> clearway.v1.SetAllowanceResponse
-	15, // 61: clearway.v1.NodeService.AnswerCallBack:output_type -> clearway.v1.AnswerCallBackResponse
-	18, // 62: clearway.v1.NodeService.MirrorAssignments:output_type -> clearway.v1.MirrorAssignmentsResponse
-	21, // 63: clearway.v1.NodeService.ReportStatus:output_type -> clearway.v1.ReportStatusResponse
-	23, // 64: clearway.v1.NodeService.WatchNode:output_type -> clearway.v1.WatchNodeResponse
-	32, // 65: clearway.v1.NodeService.WatchOwnership:output_type -> clearway.v1.WatchOwnershipResponse
-	30, // 66: clearway.v1.NodeService.AnswerQuery:output_type -> clearway.v1.AnswerQueryResponse
-	56, // [56:67] is the sub-list for method output_type
-	45, // [45:56] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	26, // 21: clearway.v1.WatchNodeResponse.query:type_name -> clearway.v1.Query
+	47, // 22: clearway.v1.NodeSnapshot.node:type_name -> clearway.v1.Node
+	48, // 23: clearway.v1.NodeSnapshot.pools:type_name -> clearway.v1.IPPool
+	49, // 24: clearway.v1.NodeSnapshot.reservations:type_name -> clearway.v1.IPReservation
+	50, // 25: clearway.v1.NodeSnapshot.ipam_configuration:type_name -> clearway.v1.IPAMConfiguration
+	51, // 26: clearway.v1.NodeSnapshot.bgp_configuration:type_name -> clearway.v1.BGPConfiguration
+	52, // 27: clearway.v1.NodeSnapshot.peers:type_name -> clearway.v1.BGPPeer
+	53, // 28: clearway.v1.NodeSnapshot.filters:type_name -> clearway.v1.BGPFilter
+	40, // 29: clearway.v1.NodeSnapshot.blocks:type_name -> clearway.v1.BlockSpec
+	38, // 30: clearway.v1.NodeSnapshot.namespaces:type_name -> clearway.v1.NodeSnapshot.NamespacesEntry
+	54, // 31: clearway.v1.NodeSnapshot.quotas:type_name -> clearway.v1.IPQuota
+	41, // 32: clearway.v1.NodeSnapshot.allowances:type_name -> clearway.v1.QuotaAllowance
+	25, // 33: clearway.v1.NodeSnapshot.services:type_name -> clearway.v1.ServicePrefix
+	55, // 34: clearway.v1.Query.list:type_name -> clearway.v1.ListRequest
+	39, // 35: clearway.v1.Query.deadline:type_name -> google.protobuf.Timestamp
+	27, // 36: clearway.v1.Query.verify:type_name -> clearway.v1.VerifyQuery
+	28, // 37: clearway.v1.VerifyQuery.probes:type_name -> clearway.v1.ProbeTarget
+	56, // 38: clearway.v1.VerifyAnswer.mismatches:type_name -> clearway.v1.RouteMismatch
+	57, // 39: clearway.v1.AnswerQueryRequest.answer:type_name -> clearway.v1.ListResponse
+	29, // 40: clearway.v1.AnswerQueryRequest.verify:type_name -> clearway.v1.VerifyAnswer
+	34, // 41: clearway.v1.WatchOwnershipResponse.entries:type_name -> clearway.v1.OwnershipEntry
+	35, // 42: clearway.v1.OwnershipEntry.block:type_name -> clearway.v1.BlockOwner
+	36, // 43: clearway.v1.OwnershipEntry.node:type_name -> clearway.v1.NodeEntry
+	58, // 44: clearway.v1.BlockOwner.state:type_name -> clearway.v1.BlockState
+	59, // 45: clearway.v1.NodeSnapshot.NamespacesEntry.value:type_name -> clearway.v1.KubernetesNamespace
+	2,  // 46: clearway.v1.NodeService.Register:input_type -> clearway.v1.RegisterRequest
+	4,  // 47: clearway.v1.NodeService.ClaimBlock:input_type -> clearway.v1.ClaimBlockRequest
+	12, // 48: clearway.v1.NodeService.ReleaseBlock:input_type -> clearway.v1.ReleaseBlockRequest
+	7,  // 49: clearway.v1.NodeService.ClaimFloating:input_type -> clearway.v1.ClaimFloatingRequest
+	10, // 50: clearway.v1.NodeService.SetAllowance:input_type -> clearway.v1.SetAllowanceRequest
+	14, // 51: clearway.v1.NodeService.AnswerCallBack:input_type -> clearway.v1.AnswerCallBackRequest
+	16, // 52: clearway.v1.NodeService.MirrorAssignments:input_type -> clearway.v1.MirrorAssignmentsRequest
+	19, // 53: clearway.v1.NodeService.ReportStatus:input_type -> clearway.v1.ReportStatusRequest
+	22, // 54: clearway.v1.NodeService.WatchNode:input_type -> clearway.v1.WatchNodeRequest
+	32, // 55: clearway.v1.NodeService.WatchOwnership:input_type -> clearway.v1.WatchOwnershipRequest
+	30, // 56: clearway.v1.NodeService.AnswerQuery:input_type -> clearway.v1.AnswerQueryRequest
+	3,  // 57: clearway.v1.NodeService.Register:output_type -> clearway.v1.RegisterResponse
+	6,  // 58: clearway.v1.NodeService.ClaimBlock:output_type -> clearway.v1.ClaimBlockResponse
+	13, // 59: clearway.v1.NodeService.ReleaseBlock:output_type -> clearway.v1.ReleaseBlockResponse
+	8,  // 60: clearway.v1.NodeService.ClaimFloating:output_type -> clearway.v1.ClaimFloatingResponse
+	11, // 61: clearway.v1.NodeService.SetAllowance:output_type -> clearway.v1.SetAllowanceResponse
+	15, // 62: clearway.v1.NodeService.AnswerCallBack:output_type -> clearway.v1.AnswerCallBackResponse
+	18, // 63: clearway.v1.NodeService.MirrorAssignments:output_type -> clearway.v1.MirrorAssignmentsResponse
+	21, // 64: clearway.v1.NodeService.ReportStatus:output_type -> clearway.v1.ReportStatusResponse
+	23, // 65: clearway.v1.NodeService.WatchNode:output_type -> clearway.v1.WatchNodeResponse
+	33, // 66: clearway.v1.NodeService.WatchOwnership:output_type -> clearway.v1.WatchOwnershipResponse
+	31, // 67: clearway.v1.NodeService.AnswerQuery:output_type -> clearway.v1.AnswerQueryResponse
+	57, // [57:68] is the sub-list for method output_type
+	46, // [46:57] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_clearway_v1_node_service_proto_init() }
@@ -3371,7 +3449,7 @@ func file_clearway_v1_node_service_proto_init() {
 		(*WatchNodeResponse_Snapshot)(nil),
 		(*WatchNodeResponse_Query)(nil),
 	}
-	file_clearway_v1_node_service_proto_msgTypes[33].OneofWrappers = []any{
+	file_clearway_v1_node_service_proto_msgTypes[34].OneofWrappers = []any{
 		(*OwnershipEntry_Block)(nil),
 		(*OwnershipEntry_Node)(nil),
 	}
@@ -3381,7 +3459,7 @@ func file_clearway_v1_node_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_clearway_v1_node_service_proto_rawDesc), len(file_clearway_v1_node_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   38,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

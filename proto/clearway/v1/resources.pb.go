@@ -630,9 +630,12 @@ type IPPoolSpec struct {
 	Communities []string `protobuf:"bytes,40,rep,name=communities,proto3" json:"communities,omitempty"`
 	// Of a Floating pool: for how long an address that was given up is kept for its owner, and given to nobody else. Default
 	// 1h, 0s to 8760h; it rests for the cooldown in any case.
-	StickyTime    string `protobuf:"bytes,18,opt,name=sticky_time,json=stickyTime,proto3" json:"sticky_time,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	StickyTime string `protobuf:"bytes,18,opt,name=sticky_time,json=stickyTime,proto3" json:"sticky_time,omitempty"`
+	// Of a LoadBalancer pool: Services that get addresses of it without naming it, by their labels, and their namespace by
+	// kubernetes.io/metadata.name. Its nodeSelector takes the nodes that tell peers of its addresses.
+	ServiceSelector *LabelSelector `protobuf:"bytes,19,opt,name=service_selector,json=serviceSelector,proto3" json:"service_selector,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *IPPoolSpec) Reset() {
@@ -796,6 +799,13 @@ func (x *IPPoolSpec) GetStickyTime() string {
 		return x.StickyTime
 	}
 	return ""
+}
+
+func (x *IPPoolSpec) GetServiceSelector() *LabelSelector {
+	if x != nil {
+		return x.ServiceSelector
+	}
+	return nil
 }
 
 type IPPoolStatus struct {
@@ -1811,6 +1821,8 @@ type BGPConfigurationSpec struct {
 	PrefixCommunities []*PrefixCommunities `protobuf:"bytes,40,rep,name=prefix_communities,json=prefixCommunities,proto3" json:"prefix_communities,omitempty"`
 	// Collectors that every node tells, by BMP (RFC 7854), what its peers tell, before any policy: ADDRESS:PORT, at most 4.
 	BmpCollectors []string `protobuf:"bytes,60,rep,name=bmp_collectors,json=bmpCollectors,proto3" json:"bmp_collectors,omitempty"`
+	// Which addresses of Kubernetes' Services nodes tell their BGPPeers. Default: none.
+	Services      *ServiceRoutes `protobuf:"bytes,70,opt,name=services,proto3" json:"services,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1929,6 +1941,96 @@ func (x *BGPConfigurationSpec) GetBmpCollectors() []string {
 	return nil
 }
 
+func (x *BGPConfigurationSpec) GetServices() *ServiceRoutes {
+	if x != nil {
+		return x.Services
+	}
+	return nil
+}
+
+// ServiceRoutes are what nodes tell of Services. An address that lies in no prefix of its list is told by nobody, whoever may
+// write it into a Service (CVE-2020-8554). Each list has at most 32.
+type ServiceRoutes struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of Services of type LoadBalancer: the addresses that ipamd gave them, or that their status has where they are of another
+	// class.
+	LoadBalancerIps []string `protobuf:"bytes,1,rep,name=load_balancer_ips,json=loadBalancerIPs,proto3" json:"load_balancer_ips,omitempty"`
+	// Their spec.externalIPs, and their spec.clusterIPs.
+	ExternalIps []string `protobuf:"bytes,2,rep,name=external_ips,json=externalIPs,proto3" json:"external_ips,omitempty"`
+	ClusterIps  []string `protobuf:"bytes,3,rep,name=cluster_ips,json=clusterIPs,proto3" json:"cluster_ips,omitempty"`
+	// Nodes that tell them. Default: all.
+	NodeSelector *LabelSelector `protobuf:"bytes,4,opt,name=node_selector,json=nodeSelector,proto3" json:"node_selector,omitempty"`
+	// Services without a loadBalancerClass get addresses as those of class clearway.io/bgp do.
+	DefaultClass  bool `protobuf:"varint,5,opt,name=default_class,json=defaultClass,proto3" json:"default_class,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServiceRoutes) Reset() {
+	*x = ServiceRoutes{}
+	mi := &file_clearway_v1_resources_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServiceRoutes) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServiceRoutes) ProtoMessage() {}
+
+func (x *ServiceRoutes) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resources_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServiceRoutes.ProtoReflect.Descriptor instead.
+func (*ServiceRoutes) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ServiceRoutes) GetLoadBalancerIps() []string {
+	if x != nil {
+		return x.LoadBalancerIps
+	}
+	return nil
+}
+
+func (x *ServiceRoutes) GetExternalIps() []string {
+	if x != nil {
+		return x.ExternalIps
+	}
+	return nil
+}
+
+func (x *ServiceRoutes) GetClusterIps() []string {
+	if x != nil {
+		return x.ClusterIps
+	}
+	return nil
+}
+
+func (x *ServiceRoutes) GetNodeSelector() *LabelSelector {
+	if x != nil {
+		return x.NodeSelector
+	}
+	return nil
+}
+
+func (x *ServiceRoutes) GetDefaultClass() bool {
+	if x != nil {
+		return x.DefaultClass
+	}
+	return false
+}
+
 // Aggregate is a prefix that nodes with blocks in it tell their BGPPeers.
 type Aggregate struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1944,7 +2046,7 @@ type Aggregate struct {
 
 func (x *Aggregate) Reset() {
 	*x = Aggregate{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[20]
+	mi := &file_clearway_v1_resources_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1956,7 +2058,7 @@ func (x *Aggregate) String() string {
 func (*Aggregate) ProtoMessage() {}
 
 func (x *Aggregate) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[20]
+	mi := &file_clearway_v1_resources_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1969,7 +2071,7 @@ func (x *Aggregate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Aggregate.ProtoReflect.Descriptor instead.
 func (*Aggregate) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{20}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Aggregate) GetCidr() string {
@@ -2018,7 +2120,7 @@ type Reflectors struct {
 
 func (x *Reflectors) Reset() {
 	*x = Reflectors{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[21]
+	mi := &file_clearway_v1_resources_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2030,7 +2132,7 @@ func (x *Reflectors) String() string {
 func (*Reflectors) ProtoMessage() {}
 
 func (x *Reflectors) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[21]
+	mi := &file_clearway_v1_resources_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2043,7 +2145,7 @@ func (x *Reflectors) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reflectors.ProtoReflect.Descriptor instead.
 func (*Reflectors) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{21}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Reflectors) GetThreshold() int32 {
@@ -2085,7 +2187,7 @@ type PrefixCommunities struct {
 
 func (x *PrefixCommunities) Reset() {
 	*x = PrefixCommunities{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[22]
+	mi := &file_clearway_v1_resources_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2097,7 +2199,7 @@ func (x *PrefixCommunities) String() string {
 func (*PrefixCommunities) ProtoMessage() {}
 
 func (x *PrefixCommunities) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[22]
+	mi := &file_clearway_v1_resources_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2110,7 +2212,7 @@ func (x *PrefixCommunities) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrefixCommunities.ProtoReflect.Descriptor instead.
 func (*PrefixCommunities) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{22}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PrefixCommunities) GetCidr() string {
@@ -2146,7 +2248,7 @@ type BFD struct {
 
 func (x *BFD) Reset() {
 	*x = BFD{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[23]
+	mi := &file_clearway_v1_resources_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2158,7 +2260,7 @@ func (x *BFD) String() string {
 func (*BFD) ProtoMessage() {}
 
 func (x *BFD) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[23]
+	mi := &file_clearway_v1_resources_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2171,7 +2273,7 @@ func (x *BFD) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BFD.ProtoReflect.Descriptor instead.
 func (*BFD) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{23}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *BFD) GetDisabled() bool {
@@ -2239,7 +2341,7 @@ type BFDStatus struct {
 
 func (x *BFDStatus) Reset() {
 	*x = BFDStatus{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[24]
+	mi := &file_clearway_v1_resources_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2251,7 +2353,7 @@ func (x *BFDStatus) String() string {
 func (*BFDStatus) ProtoMessage() {}
 
 func (x *BFDStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[24]
+	mi := &file_clearway_v1_resources_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2264,7 +2366,7 @@ func (x *BFDStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BFDStatus.ProtoReflect.Descriptor instead.
 func (*BFDStatus) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{24}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *BFDStatus) GetState() string {
@@ -2347,7 +2449,7 @@ type GracefulRestart struct {
 
 func (x *GracefulRestart) Reset() {
 	*x = GracefulRestart{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[25]
+	mi := &file_clearway_v1_resources_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2359,7 +2461,7 @@ func (x *GracefulRestart) String() string {
 func (*GracefulRestart) ProtoMessage() {}
 
 func (x *GracefulRestart) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[25]
+	mi := &file_clearway_v1_resources_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2372,7 +2474,7 @@ func (x *GracefulRestart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GracefulRestart.ProtoReflect.Descriptor instead.
 func (*GracefulRestart) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{25}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GracefulRestart) GetDisabled() bool {
@@ -2417,7 +2519,7 @@ type BGPPeer struct {
 
 func (x *BGPPeer) Reset() {
 	*x = BGPPeer{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[26]
+	mi := &file_clearway_v1_resources_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2429,7 +2531,7 @@ func (x *BGPPeer) String() string {
 func (*BGPPeer) ProtoMessage() {}
 
 func (x *BGPPeer) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[26]
+	mi := &file_clearway_v1_resources_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2442,7 +2544,7 @@ func (x *BGPPeer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BGPPeer.ProtoReflect.Descriptor instead.
 func (*BGPPeer) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{26}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *BGPPeer) GetApiVersion() string {
@@ -2542,7 +2644,7 @@ type BGPPeerSpec struct {
 
 func (x *BGPPeerSpec) Reset() {
 	*x = BGPPeerSpec{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[27]
+	mi := &file_clearway_v1_resources_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2554,7 +2656,7 @@ func (x *BGPPeerSpec) String() string {
 func (*BGPPeerSpec) ProtoMessage() {}
 
 func (x *BGPPeerSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[27]
+	mi := &file_clearway_v1_resources_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2567,7 +2669,7 @@ func (x *BGPPeerSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BGPPeerSpec.ProtoReflect.Descriptor instead.
 func (*BGPPeerSpec) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{27}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *BGPPeerSpec) GetNodeSelector() *LabelSelector {
@@ -2784,7 +2886,7 @@ type MaxPrefixes struct {
 
 func (x *MaxPrefixes) Reset() {
 	*x = MaxPrefixes{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[28]
+	mi := &file_clearway_v1_resources_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2796,7 +2898,7 @@ func (x *MaxPrefixes) String() string {
 func (*MaxPrefixes) ProtoMessage() {}
 
 func (x *MaxPrefixes) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[28]
+	mi := &file_clearway_v1_resources_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2809,7 +2911,7 @@ func (x *MaxPrefixes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MaxPrefixes.ProtoReflect.Descriptor instead.
 func (*MaxPrefixes) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{28}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *MaxPrefixes) GetLimit() int32 {
@@ -2851,7 +2953,7 @@ type AddPath struct {
 
 func (x *AddPath) Reset() {
 	*x = AddPath{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[29]
+	mi := &file_clearway_v1_resources_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2863,7 +2965,7 @@ func (x *AddPath) String() string {
 func (*AddPath) ProtoMessage() {}
 
 func (x *AddPath) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[29]
+	mi := &file_clearway_v1_resources_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2876,7 +2978,7 @@ func (x *AddPath) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPath.ProtoReflect.Descriptor instead.
 func (*AddPath) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{29}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AddPath) GetReceive() bool {
@@ -2898,7 +3000,7 @@ type BGPPeerStatus struct {
 
 func (x *BGPPeerStatus) Reset() {
 	*x = BGPPeerStatus{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[30]
+	mi := &file_clearway_v1_resources_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2910,7 +3012,7 @@ func (x *BGPPeerStatus) String() string {
 func (*BGPPeerStatus) ProtoMessage() {}
 
 func (x *BGPPeerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[30]
+	mi := &file_clearway_v1_resources_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2923,7 +3025,7 @@ func (x *BGPPeerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BGPPeerStatus.ProtoReflect.Descriptor instead.
 func (*BGPPeerStatus) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{30}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *BGPPeerStatus) GetWanted() int32 {
@@ -2961,7 +3063,7 @@ type BGPFilter struct {
 
 func (x *BGPFilter) Reset() {
 	*x = BGPFilter{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[31]
+	mi := &file_clearway_v1_resources_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2973,7 +3075,7 @@ func (x *BGPFilter) String() string {
 func (*BGPFilter) ProtoMessage() {}
 
 func (x *BGPFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[31]
+	mi := &file_clearway_v1_resources_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2986,7 +3088,7 @@ func (x *BGPFilter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BGPFilter.ProtoReflect.Descriptor instead.
 func (*BGPFilter) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{31}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *BGPFilter) GetApiVersion() string {
@@ -3033,7 +3135,7 @@ type BGPFilterSpec struct {
 
 func (x *BGPFilterSpec) Reset() {
 	*x = BGPFilterSpec{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[32]
+	mi := &file_clearway_v1_resources_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3045,7 +3147,7 @@ func (x *BGPFilterSpec) String() string {
 func (*BGPFilterSpec) ProtoMessage() {}
 
 func (x *BGPFilterSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[32]
+	mi := &file_clearway_v1_resources_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3058,7 +3160,7 @@ func (x *BGPFilterSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BGPFilterSpec.ProtoReflect.Descriptor instead.
 func (*BGPFilterSpec) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{32}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *BGPFilterSpec) GetRules() []*BGPFilterRule {
@@ -3100,7 +3202,7 @@ type BGPFilterRule struct {
 
 func (x *BGPFilterRule) Reset() {
 	*x = BGPFilterRule{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[33]
+	mi := &file_clearway_v1_resources_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3112,7 +3214,7 @@ func (x *BGPFilterRule) String() string {
 func (*BGPFilterRule) ProtoMessage() {}
 
 func (x *BGPFilterRule) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[33]
+	mi := &file_clearway_v1_resources_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3125,7 +3227,7 @@ func (x *BGPFilterRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BGPFilterRule.ProtoReflect.Descriptor instead.
 func (*BGPFilterRule) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{33}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *BGPFilterRule) GetPrefixes() []*PrefixMatch {
@@ -3232,7 +3334,7 @@ type ASPathMatch struct {
 
 func (x *ASPathMatch) Reset() {
 	*x = ASPathMatch{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[34]
+	mi := &file_clearway_v1_resources_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3244,7 +3346,7 @@ func (x *ASPathMatch) String() string {
 func (*ASPathMatch) ProtoMessage() {}
 
 func (x *ASPathMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[34]
+	mi := &file_clearway_v1_resources_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3257,7 +3359,7 @@ func (x *ASPathMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ASPathMatch.ProtoReflect.Descriptor instead.
 func (*ASPathMatch) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{34}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ASPathMatch) GetContains() []uint32 {
@@ -3324,7 +3426,7 @@ type RouteChanges struct {
 
 func (x *RouteChanges) Reset() {
 	*x = RouteChanges{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[35]
+	mi := &file_clearway_v1_resources_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3336,7 +3438,7 @@ func (x *RouteChanges) String() string {
 func (*RouteChanges) ProtoMessage() {}
 
 func (x *RouteChanges) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[35]
+	mi := &file_clearway_v1_resources_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3349,7 +3451,7 @@ func (x *RouteChanges) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteChanges.ProtoReflect.Descriptor instead.
 func (*RouteChanges) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{35}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RouteChanges) GetCommunities() []string {
@@ -3413,7 +3515,7 @@ type PrefixMatch struct {
 
 func (x *PrefixMatch) Reset() {
 	*x = PrefixMatch{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[36]
+	mi := &file_clearway_v1_resources_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3425,7 +3527,7 @@ func (x *PrefixMatch) String() string {
 func (*PrefixMatch) ProtoMessage() {}
 
 func (x *PrefixMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[36]
+	mi := &file_clearway_v1_resources_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3438,7 +3540,7 @@ func (x *PrefixMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrefixMatch.ProtoReflect.Descriptor instead.
 func (*PrefixMatch) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{36}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PrefixMatch) GetCidr() string {
@@ -3476,7 +3578,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[37]
+	mi := &file_clearway_v1_resources_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3488,7 +3590,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[37]
+	mi := &file_clearway_v1_resources_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3501,7 +3603,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{37}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Node) GetApiVersion() string {
@@ -3557,7 +3659,7 @@ type NodeSpec struct {
 
 func (x *NodeSpec) Reset() {
 	*x = NodeSpec{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[38]
+	mi := &file_clearway_v1_resources_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3569,7 +3671,7 @@ func (x *NodeSpec) String() string {
 func (*NodeSpec) ProtoMessage() {}
 
 func (x *NodeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[38]
+	mi := &file_clearway_v1_resources_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3582,7 +3684,7 @@ func (x *NodeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeSpec.ProtoReflect.Descriptor instead.
 func (*NodeSpec) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{38}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *NodeSpec) GetAsNumber() uint32 {
@@ -3629,7 +3731,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[39]
+	mi := &file_clearway_v1_resources_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3641,7 +3743,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[39]
+	mi := &file_clearway_v1_resources_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3654,7 +3756,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{39}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Drain) GetPeers() []string {
@@ -3716,7 +3818,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[40]
+	mi := &file_clearway_v1_resources_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3728,7 +3830,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[40]
+	mi := &file_clearway_v1_resources_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3741,7 +3843,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{40}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *NodeStatus) GetPhase() string {
@@ -3920,7 +4022,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[41]
+	mi := &file_clearway_v1_resources_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3932,7 +4034,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[41]
+	mi := &file_clearway_v1_resources_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3945,7 +4047,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{41}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Block) GetApiVersion() string {
@@ -4014,7 +4116,7 @@ type BlockSpec struct {
 
 func (x *BlockSpec) Reset() {
 	*x = BlockSpec{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[42]
+	mi := &file_clearway_v1_resources_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4026,7 +4128,7 @@ func (x *BlockSpec) String() string {
 func (*BlockSpec) ProtoMessage() {}
 
 func (x *BlockSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[42]
+	mi := &file_clearway_v1_resources_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4039,7 +4141,7 @@ func (x *BlockSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockSpec.ProtoReflect.Descriptor instead.
 func (*BlockSpec) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{42}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *BlockSpec) GetCidr() string {
@@ -4158,7 +4260,7 @@ type FloatingHolder struct {
 
 func (x *FloatingHolder) Reset() {
 	*x = FloatingHolder{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[43]
+	mi := &file_clearway_v1_resources_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4170,7 +4272,7 @@ func (x *FloatingHolder) String() string {
 func (*FloatingHolder) ProtoMessage() {}
 
 func (x *FloatingHolder) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[43]
+	mi := &file_clearway_v1_resources_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4183,7 +4285,7 @@ func (x *FloatingHolder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FloatingHolder.ProtoReflect.Descriptor instead.
 func (*FloatingHolder) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{43}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *FloatingHolder) GetOwner() string {
@@ -4231,7 +4333,7 @@ type CallBack struct {
 
 func (x *CallBack) Reset() {
 	*x = CallBack{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[44]
+	mi := &file_clearway_v1_resources_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4243,7 +4345,7 @@ func (x *CallBack) String() string {
 func (*CallBack) ProtoMessage() {}
 
 func (x *CallBack) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[44]
+	mi := &file_clearway_v1_resources_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4256,7 +4358,7 @@ func (x *CallBack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallBack.ProtoReflect.Descriptor instead.
 func (*CallBack) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{44}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *CallBack) GetId() string {
@@ -4309,7 +4411,7 @@ type BlockStatus struct {
 
 func (x *BlockStatus) Reset() {
 	*x = BlockStatus{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[45]
+	mi := &file_clearway_v1_resources_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4321,7 +4423,7 @@ func (x *BlockStatus) String() string {
 func (*BlockStatus) ProtoMessage() {}
 
 func (x *BlockStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[45]
+	mi := &file_clearway_v1_resources_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4334,7 +4436,7 @@ func (x *BlockStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStatus.ProtoReflect.Descriptor instead.
 func (*BlockStatus) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{45}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *BlockStatus) GetAddresses() int64 {
@@ -4386,7 +4488,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[46]
+	mi := &file_clearway_v1_resources_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4398,7 +4500,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[46]
+	mi := &file_clearway_v1_resources_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4411,7 +4513,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{46}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Assignment) GetApiVersion() string {
@@ -4466,7 +4568,7 @@ type AssignmentSpec struct {
 
 func (x *AssignmentSpec) Reset() {
 	*x = AssignmentSpec{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[47]
+	mi := &file_clearway_v1_resources_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4478,7 +4580,7 @@ func (x *AssignmentSpec) String() string {
 func (*AssignmentSpec) ProtoMessage() {}
 
 func (x *AssignmentSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[47]
+	mi := &file_clearway_v1_resources_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4491,7 +4593,7 @@ func (x *AssignmentSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignmentSpec.ProtoReflect.Descriptor instead.
 func (*AssignmentSpec) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{47}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *AssignmentSpec) GetAddress() string {
@@ -4564,7 +4666,7 @@ type Tenure struct {
 
 func (x *Tenure) Reset() {
 	*x = Tenure{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[48]
+	mi := &file_clearway_v1_resources_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4576,7 +4678,7 @@ func (x *Tenure) String() string {
 func (*Tenure) ProtoMessage() {}
 
 func (x *Tenure) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[48]
+	mi := &file_clearway_v1_resources_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4589,7 +4691,7 @@ func (x *Tenure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tenure.ProtoReflect.Descriptor instead.
 func (*Tenure) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{48}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Tenure) GetAssignment() *AssignmentSpec {
@@ -4625,7 +4727,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[49]
+	mi := &file_clearway_v1_resources_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4637,7 +4739,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[49]
+	mi := &file_clearway_v1_resources_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4650,7 +4752,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{49}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Attachment) GetNetwork() string {
@@ -4685,7 +4787,7 @@ type Pod struct {
 
 func (x *Pod) Reset() {
 	*x = Pod{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[50]
+	mi := &file_clearway_v1_resources_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4697,7 +4799,7 @@ func (x *Pod) String() string {
 func (*Pod) ProtoMessage() {}
 
 func (x *Pod) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[50]
+	mi := &file_clearway_v1_resources_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4710,7 +4812,7 @@ func (x *Pod) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pod.ProtoReflect.Descriptor instead.
 func (*Pod) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{50}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Pod) GetNamespace() string {
@@ -4748,7 +4850,7 @@ type BGPSession struct {
 
 func (x *BGPSession) Reset() {
 	*x = BGPSession{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[51]
+	mi := &file_clearway_v1_resources_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4760,7 +4862,7 @@ func (x *BGPSession) String() string {
 func (*BGPSession) ProtoMessage() {}
 
 func (x *BGPSession) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[51]
+	mi := &file_clearway_v1_resources_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4773,7 +4875,7 @@ func (x *BGPSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BGPSession.ProtoReflect.Descriptor instead.
 func (*BGPSession) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{51}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *BGPSession) GetApiVersion() string {
@@ -4825,7 +4927,7 @@ type BGPSessionSpec struct {
 
 func (x *BGPSessionSpec) Reset() {
 	*x = BGPSessionSpec{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[52]
+	mi := &file_clearway_v1_resources_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4837,7 +4939,7 @@ func (x *BGPSessionSpec) String() string {
 func (*BGPSessionSpec) ProtoMessage() {}
 
 func (x *BGPSessionSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[52]
+	mi := &file_clearway_v1_resources_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4850,7 +4952,7 @@ func (x *BGPSessionSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BGPSessionSpec.ProtoReflect.Descriptor instead.
 func (*BGPSessionSpec) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{52}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *BGPSessionSpec) GetNode() string {
@@ -4918,7 +5020,7 @@ type BGPSessionStatus struct {
 
 func (x *BGPSessionStatus) Reset() {
 	*x = BGPSessionStatus{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[53]
+	mi := &file_clearway_v1_resources_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4930,7 +5032,7 @@ func (x *BGPSessionStatus) String() string {
 func (*BGPSessionStatus) ProtoMessage() {}
 
 func (x *BGPSessionStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[53]
+	mi := &file_clearway_v1_resources_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4943,7 +5045,7 @@ func (x *BGPSessionStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BGPSessionStatus.ProtoReflect.Descriptor instead.
 func (*BGPSessionStatus) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{53}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *BGPSessionStatus) GetState() string {
@@ -5058,7 +5160,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[54]
+	mi := &file_clearway_v1_resources_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5070,7 +5172,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[54]
+	mi := &file_clearway_v1_resources_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5083,7 +5185,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{54}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Route) GetApiVersion() string {
@@ -5133,7 +5235,7 @@ type RouteSpec struct {
 
 func (x *RouteSpec) Reset() {
 	*x = RouteSpec{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[55]
+	mi := &file_clearway_v1_resources_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5145,7 +5247,7 @@ func (x *RouteSpec) String() string {
 func (*RouteSpec) ProtoMessage() {}
 
 func (x *RouteSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[55]
+	mi := &file_clearway_v1_resources_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5158,7 +5260,7 @@ func (x *RouteSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteSpec.ProtoReflect.Descriptor instead.
 func (*RouteSpec) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{55}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *RouteSpec) GetNode() string {
@@ -5200,7 +5302,7 @@ type RouteStatus struct {
 
 func (x *RouteStatus) Reset() {
 	*x = RouteStatus{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[56]
+	mi := &file_clearway_v1_resources_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5212,7 +5314,7 @@ func (x *RouteStatus) String() string {
 func (*RouteStatus) ProtoMessage() {}
 
 func (x *RouteStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[56]
+	mi := &file_clearway_v1_resources_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5225,7 +5327,7 @@ func (x *RouteStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteStatus.ProtoReflect.Descriptor instead.
 func (*RouteStatus) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{56}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *RouteStatus) GetPaths() []*RoutePath {
@@ -5287,7 +5389,7 @@ type RoutePeer struct {
 
 func (x *RoutePeer) Reset() {
 	*x = RoutePeer{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[57]
+	mi := &file_clearway_v1_resources_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5299,7 +5401,7 @@ func (x *RoutePeer) String() string {
 func (*RoutePeer) ProtoMessage() {}
 
 func (x *RoutePeer) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[57]
+	mi := &file_clearway_v1_resources_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5312,7 +5414,7 @@ func (x *RoutePeer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoutePeer.ProtoReflect.Descriptor instead.
 func (*RoutePeer) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{57}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *RoutePeer) GetPeerAddress() string {
@@ -5358,7 +5460,7 @@ type KernelRoute struct {
 
 func (x *KernelRoute) Reset() {
 	*x = KernelRoute{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[58]
+	mi := &file_clearway_v1_resources_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5370,7 +5472,7 @@ func (x *KernelRoute) String() string {
 func (*KernelRoute) ProtoMessage() {}
 
 func (x *KernelRoute) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[58]
+	mi := &file_clearway_v1_resources_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5383,7 +5485,7 @@ func (x *KernelRoute) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KernelRoute.ProtoReflect.Descriptor instead.
 func (*KernelRoute) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{58}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *KernelRoute) GetPresent() bool {
@@ -5429,7 +5531,7 @@ type RoutePath struct {
 
 func (x *RoutePath) Reset() {
 	*x = RoutePath{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[59]
+	mi := &file_clearway_v1_resources_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5441,7 +5543,7 @@ func (x *RoutePath) String() string {
 func (*RoutePath) ProtoMessage() {}
 
 func (x *RoutePath) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[59]
+	mi := &file_clearway_v1_resources_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5454,7 +5556,7 @@ func (x *RoutePath) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoutePath.ProtoReflect.Descriptor instead.
 func (*RoutePath) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{59}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *RoutePath) GetPeerAddress() string {
@@ -5548,7 +5650,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[60]
+	mi := &file_clearway_v1_resources_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5560,7 +5662,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[60]
+	mi := &file_clearway_v1_resources_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5573,7 +5675,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{60}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Event) GetApiVersion() string {
@@ -5628,7 +5730,7 @@ type EventSpec struct {
 
 func (x *EventSpec) Reset() {
 	*x = EventSpec{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[61]
+	mi := &file_clearway_v1_resources_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5640,7 +5742,7 @@ func (x *EventSpec) String() string {
 func (*EventSpec) ProtoMessage() {}
 
 func (x *EventSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[61]
+	mi := &file_clearway_v1_resources_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5653,7 +5755,7 @@ func (x *EventSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventSpec.ProtoReflect.Descriptor instead.
 func (*EventSpec) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{61}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *EventSpec) GetTime() *timestamppb.Timestamp {
@@ -5723,7 +5825,7 @@ type Resource struct {
 
 func (x *Resource) Reset() {
 	*x = Resource{}
-	mi := &file_clearway_v1_resources_proto_msgTypes[62]
+	mi := &file_clearway_v1_resources_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5735,7 +5837,7 @@ func (x *Resource) String() string {
 func (*Resource) ProtoMessage() {}
 
 func (x *Resource) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resources_proto_msgTypes[62]
+	mi := &file_clearway_v1_resources_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5748,7 +5850,7 @@ func (x *Resource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resource.ProtoReflect.Descriptor instead.
 func (*Resource) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{62}
+	return file_clearway_v1_resources_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Resource) GetResource() isResource_Resource {
@@ -6014,7 +6116,7 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x123\n" +
 	"\bmetadata\x18\x03 \x01(\v2\x17.clearway.v1.ObjectMetaR\bmetadata\x12+\n" +
 	"\x04spec\x18\x04 \x01(\v2\x17.clearway.v1.IPPoolSpecR\x04spec\x121\n" +
-	"\x06status\x18\x05 \x01(\v2\x19.clearway.v1.IPPoolStatusR\x06status\"\xe6\x05\n" +
+	"\x06status\x18\x05 \x01(\v2\x19.clearway.v1.IPPoolStatusR\x06status\"\xad\x06\n" +
 	"\n" +
 	"IPPoolSpec\x12\x12\n" +
 	"\x04cidr\x18\x01 \x01(\tR\x04cidr\x12\x12\n" +
@@ -6039,7 +6141,8 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	"\x0favoid_buggy_ips\x18\x11 \x01(\bR\ravoidBuggyIPs\x12 \n" +
 	"\vcommunities\x18( \x03(\tR\vcommunities\x12\x1f\n" +
 	"\vsticky_time\x18\x12 \x01(\tR\n" +
-	"stickyTimeB\x11\n" +
+	"stickyTime\x12E\n" +
+	"\x10service_selector\x18\x13 \x01(\v2\x1a.clearway.v1.LabelSelectorR\x0fserviceSelectorB\x11\n" +
 	"\x0f_reserved_firstB\x10\n" +
 	"\x0e_reserved_last\"\xda\x04\n" +
 	"\fIPPoolStatus\x12\x14\n" +
@@ -6142,7 +6245,7 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x123\n" +
 	"\bmetadata\x18\x03 \x01(\v2\x17.clearway.v1.ObjectMetaR\bmetadata\x125\n" +
 	"\x04spec\x18\x04 \x01(\v2!.clearway.v1.BGPConfigurationSpecR\x04spec\x12-\n" +
-	"\x06status\x18\x05 \x01(\v2\x15.clearway.v1.NoStatusR\x06status\"\xbe\x04\n" +
+	"\x06status\x18\x05 \x01(\v2\x15.clearway.v1.NoStatusR\x06status\"\xf6\x04\n" +
 	"\x14BGPConfigurationSpec\x12\x1b\n" +
 	"\tas_number\x18\x01 \x01(\rR\basNumber\x12\x1b\n" +
 	"\tnode_mesh\x18\x02 \x01(\tR\bnodeMesh\x12\x1f\n" +
@@ -6160,7 +6263,15 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	"reflectors\x18) \x01(\v2\x17.clearway.v1.ReflectorsR\n" +
 	"reflectors\x12M\n" +
 	"\x12prefix_communities\x18( \x03(\v2\x1e.clearway.v1.PrefixCommunitiesR\x11prefixCommunities\x12%\n" +
-	"\x0ebmp_collectors\x18< \x03(\tR\rbmpCollectors\"\xaf\x01\n" +
+	"\x0ebmp_collectors\x18< \x03(\tR\rbmpCollectors\x126\n" +
+	"\bservices\x18F \x01(\v2\x1a.clearway.v1.ServiceRoutesR\bservices\"\xe5\x01\n" +
+	"\rServiceRoutes\x12*\n" +
+	"\x11load_balancer_ips\x18\x01 \x03(\tR\x0floadBalancerIPs\x12!\n" +
+	"\fexternal_ips\x18\x02 \x03(\tR\vexternalIPs\x12\x1f\n" +
+	"\vcluster_ips\x18\x03 \x03(\tR\n" +
+	"clusterIPs\x12?\n" +
+	"\rnode_selector\x18\x04 \x01(\v2\x1a.clearway.v1.LabelSelectorR\fnodeSelector\x12#\n" +
+	"\rdefault_class\x18\x05 \x01(\bR\fdefaultClass\"\xaf\x01\n" +
 	"\tAggregate\x12\x12\n" +
 	"\x04cidr\x18\x01 \x01(\tR\x04cidr\x12?\n" +
 	"\rnode_selector\x18\x02 \x01(\v2\x1a.clearway.v1.LabelSelectorR\fnodeSelector\x12+\n" +
@@ -6568,7 +6679,7 @@ func file_clearway_v1_resources_proto_rawDescGZIP() []byte {
 }
 
 var file_clearway_v1_resources_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_clearway_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
+var file_clearway_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
 var file_clearway_v1_resources_proto_goTypes = []any{
 	(BlockState)(0),                  // 0: clearway.v1.BlockState
 	(*ObjectMeta)(nil),               // 1: clearway.v1.ObjectMeta
@@ -6591,65 +6702,66 @@ var file_clearway_v1_resources_proto_goTypes = []any{
 	(*IPAMConfigurationSpec)(nil),    // 18: clearway.v1.IPAMConfigurationSpec
 	(*BGPConfiguration)(nil),         // 19: clearway.v1.BGPConfiguration
 	(*BGPConfigurationSpec)(nil),     // 20: clearway.v1.BGPConfigurationSpec
-	(*Aggregate)(nil),                // 21: clearway.v1.Aggregate
-	(*Reflectors)(nil),               // 22: clearway.v1.Reflectors
-	(*PrefixCommunities)(nil),        // 23: clearway.v1.PrefixCommunities
-	(*BFD)(nil),                      // 24: clearway.v1.BFD
-	(*BFDStatus)(nil),                // 25: clearway.v1.BFDStatus
-	(*GracefulRestart)(nil),          // 26: clearway.v1.GracefulRestart
-	(*BGPPeer)(nil),                  // 27: clearway.v1.BGPPeer
-	(*BGPPeerSpec)(nil),              // 28: clearway.v1.BGPPeerSpec
-	(*MaxPrefixes)(nil),              // 29: clearway.v1.MaxPrefixes
-	(*AddPath)(nil),                  // 30: clearway.v1.AddPath
-	(*BGPPeerStatus)(nil),            // 31: clearway.v1.BGPPeerStatus
-	(*BGPFilter)(nil),                // 32: clearway.v1.BGPFilter
-	(*BGPFilterSpec)(nil),            // 33: clearway.v1.BGPFilterSpec
-	(*BGPFilterRule)(nil),            // 34: clearway.v1.BGPFilterRule
-	(*ASPathMatch)(nil),              // 35: clearway.v1.ASPathMatch
-	(*RouteChanges)(nil),             // 36: clearway.v1.RouteChanges
-	(*PrefixMatch)(nil),              // 37: clearway.v1.PrefixMatch
-	(*Node)(nil),                     // 38: clearway.v1.Node
-	(*NodeSpec)(nil),                 // 39: clearway.v1.NodeSpec
-	(*Drain)(nil),                    // 40: clearway.v1.Drain
-	(*NodeStatus)(nil),               // 41: clearway.v1.NodeStatus
-	(*Block)(nil),                    // 42: clearway.v1.Block
-	(*BlockSpec)(nil),                // 43: clearway.v1.BlockSpec
-	(*FloatingHolder)(nil),           // 44: clearway.v1.FloatingHolder
-	(*CallBack)(nil),                 // 45: clearway.v1.CallBack
-	(*BlockStatus)(nil),              // 46: clearway.v1.BlockStatus
-	(*Assignment)(nil),               // 47: clearway.v1.Assignment
-	(*AssignmentSpec)(nil),           // 48: clearway.v1.AssignmentSpec
-	(*Tenure)(nil),                   // 49: clearway.v1.Tenure
-	(*Attachment)(nil),               // 50: clearway.v1.Attachment
-	(*Pod)(nil),                      // 51: clearway.v1.Pod
-	(*BGPSession)(nil),               // 52: clearway.v1.BGPSession
-	(*BGPSessionSpec)(nil),           // 53: clearway.v1.BGPSessionSpec
-	(*BGPSessionStatus)(nil),         // 54: clearway.v1.BGPSessionStatus
-	(*Route)(nil),                    // 55: clearway.v1.Route
-	(*RouteSpec)(nil),                // 56: clearway.v1.RouteSpec
-	(*RouteStatus)(nil),              // 57: clearway.v1.RouteStatus
-	(*RoutePeer)(nil),                // 58: clearway.v1.RoutePeer
-	(*KernelRoute)(nil),              // 59: clearway.v1.KernelRoute
-	(*RoutePath)(nil),                // 60: clearway.v1.RoutePath
-	(*Event)(nil),                    // 61: clearway.v1.Event
-	(*EventSpec)(nil),                // 62: clearway.v1.EventSpec
-	(*Resource)(nil),                 // 63: clearway.v1.Resource
-	nil,                              // 64: clearway.v1.ObjectMeta.LabelsEntry
-	nil,                              // 65: clearway.v1.ObjectMeta.AnnotationsEntry
-	nil,                              // 66: clearway.v1.LabelSelector.MatchLabelsEntry
-	nil,                              // 67: clearway.v1.NodeSpec.LabelsEntry
-	nil,                              // 68: clearway.v1.NodeStatus.LabelsEntry
-	(*timestamppb.Timestamp)(nil),    // 69: google.protobuf.Timestamp
+	(*ServiceRoutes)(nil),            // 21: clearway.v1.ServiceRoutes
+	(*Aggregate)(nil),                // 22: clearway.v1.Aggregate
+	(*Reflectors)(nil),               // 23: clearway.v1.Reflectors
+	(*PrefixCommunities)(nil),        // 24: clearway.v1.PrefixCommunities
+	(*BFD)(nil),                      // 25: clearway.v1.BFD
+	(*BFDStatus)(nil),                // 26: clearway.v1.BFDStatus
+	(*GracefulRestart)(nil),          // 27: clearway.v1.GracefulRestart
+	(*BGPPeer)(nil),                  // 28: clearway.v1.BGPPeer
+	(*BGPPeerSpec)(nil),              // 29: clearway.v1.BGPPeerSpec
+	(*MaxPrefixes)(nil),              // 30: clearway.v1.MaxPrefixes
+	(*AddPath)(nil),                  // 31: clearway.v1.AddPath
+	(*BGPPeerStatus)(nil),            // 32: clearway.v1.BGPPeerStatus
+	(*BGPFilter)(nil),                // 33: clearway.v1.BGPFilter
+	(*BGPFilterSpec)(nil),            // 34: clearway.v1.BGPFilterSpec
+	(*BGPFilterRule)(nil),            // 35: clearway.v1.BGPFilterRule
+	(*ASPathMatch)(nil),              // 36: clearway.v1.ASPathMatch
+	(*RouteChanges)(nil),             // 37: clearway.v1.RouteChanges
+	(*PrefixMatch)(nil),              // 38: clearway.v1.PrefixMatch
+	(*Node)(nil),                     // 39: clearway.v1.Node
+	(*NodeSpec)(nil),                 // 40: clearway.v1.NodeSpec
+	(*Drain)(nil),                    // 41: clearway.v1.Drain
+	(*NodeStatus)(nil),               // 42: clearway.v1.NodeStatus
+	(*Block)(nil),                    // 43: clearway.v1.Block
+	(*BlockSpec)(nil),                // 44: clearway.v1.BlockSpec
+	(*FloatingHolder)(nil),           // 45: clearway.v1.FloatingHolder
+	(*CallBack)(nil),                 // 46: clearway.v1.CallBack
+	(*BlockStatus)(nil),              // 47: clearway.v1.BlockStatus
+	(*Assignment)(nil),               // 48: clearway.v1.Assignment
+	(*AssignmentSpec)(nil),           // 49: clearway.v1.AssignmentSpec
+	(*Tenure)(nil),                   // 50: clearway.v1.Tenure
+	(*Attachment)(nil),               // 51: clearway.v1.Attachment
+	(*Pod)(nil),                      // 52: clearway.v1.Pod
+	(*BGPSession)(nil),               // 53: clearway.v1.BGPSession
+	(*BGPSessionSpec)(nil),           // 54: clearway.v1.BGPSessionSpec
+	(*BGPSessionStatus)(nil),         // 55: clearway.v1.BGPSessionStatus
+	(*Route)(nil),                    // 56: clearway.v1.Route
+	(*RouteSpec)(nil),                // 57: clearway.v1.RouteSpec
+	(*RouteStatus)(nil),              // 58: clearway.v1.RouteStatus
+	(*RoutePeer)(nil),                // 59: clearway.v1.RoutePeer
+	(*KernelRoute)(nil),              // 60: clearway.v1.KernelRoute
+	(*RoutePath)(nil),                // 61: clearway.v1.RoutePath
+	(*Event)(nil),                    // 62: clearway.v1.Event
+	(*EventSpec)(nil),                // 63: clearway.v1.EventSpec
+	(*Resource)(nil),                 // 64: clearway.v1.Resource
+	nil,                              // 65: clearway.v1.ObjectMeta.LabelsEntry
+	nil,                              // 66: clearway.v1.ObjectMeta.AnnotationsEntry
+	nil,                              // 67: clearway.v1.LabelSelector.MatchLabelsEntry
+	nil,                              // 68: clearway.v1.NodeSpec.LabelsEntry
+	nil,                              // 69: clearway.v1.NodeStatus.LabelsEntry
+	(*timestamppb.Timestamp)(nil),    // 70: google.protobuf.Timestamp
 }
 var file_clearway_v1_resources_proto_depIdxs = []int32{
-	69,  // 0: clearway.v1.ObjectMeta.creation_timestamp:type_name -> google.protobuf.Timestamp
-	64,  // 1: clearway.v1.ObjectMeta.labels:type_name -> clearway.v1.ObjectMeta.LabelsEntry
-	65,  // 2: clearway.v1.ObjectMeta.annotations:type_name -> clearway.v1.ObjectMeta.AnnotationsEntry
-	69,  // 3: clearway.v1.ObjectMeta.deletion_timestamp:type_name -> google.protobuf.Timestamp
+	70,  // 0: clearway.v1.ObjectMeta.creation_timestamp:type_name -> google.protobuf.Timestamp
+	65,  // 1: clearway.v1.ObjectMeta.labels:type_name -> clearway.v1.ObjectMeta.LabelsEntry
+	66,  // 2: clearway.v1.ObjectMeta.annotations:type_name -> clearway.v1.ObjectMeta.AnnotationsEntry
+	70,  // 3: clearway.v1.ObjectMeta.deletion_timestamp:type_name -> google.protobuf.Timestamp
 	2,   // 4: clearway.v1.ObjectMeta.source:type_name -> clearway.v1.Source
-	66,  // 5: clearway.v1.LabelSelector.match_labels:type_name -> clearway.v1.LabelSelector.MatchLabelsEntry
+	67,  // 5: clearway.v1.LabelSelector.match_labels:type_name -> clearway.v1.LabelSelector.MatchLabelsEntry
 	4,   // 6: clearway.v1.LabelSelector.match_expressions:type_name -> clearway.v1.LabelSelectorRequirement
-	69,  // 7: clearway.v1.Condition.last_transition_time:type_name -> google.protobuf.Timestamp
+	70,  // 7: clearway.v1.Condition.last_transition_time:type_name -> google.protobuf.Timestamp
 	5,   // 8: clearway.v1.NoStatus.conditions:type_name -> clearway.v1.Condition
 	1,   // 9: clearway.v1.IPPool.metadata:type_name -> clearway.v1.ObjectMeta
 	8,   // 10: clearway.v1.IPPool.spec:type_name -> clearway.v1.IPPoolSpec
@@ -6657,111 +6769,114 @@ var file_clearway_v1_resources_proto_depIdxs = []int32{
 	3,   // 12: clearway.v1.IPPoolSpec.node_selector:type_name -> clearway.v1.LabelSelector
 	3,   // 13: clearway.v1.IPPoolSpec.namespace_selector:type_name -> clearway.v1.LabelSelector
 	3,   // 14: clearway.v1.IPPoolSpec.pod_selector:type_name -> clearway.v1.LabelSelector
-	5,   // 15: clearway.v1.IPPoolStatus.conditions:type_name -> clearway.v1.Condition
-	1,   // 16: clearway.v1.IPReservation.metadata:type_name -> clearway.v1.ObjectMeta
-	11,  // 17: clearway.v1.IPReservation.spec:type_name -> clearway.v1.IPReservationSpec
-	12,  // 18: clearway.v1.IPReservation.status:type_name -> clearway.v1.IPReservationStatus
-	5,   // 19: clearway.v1.IPReservationStatus.conditions:type_name -> clearway.v1.Condition
-	1,   // 20: clearway.v1.IPQuota.metadata:type_name -> clearway.v1.ObjectMeta
-	14,  // 21: clearway.v1.IPQuota.spec:type_name -> clearway.v1.IPQuotaSpec
-	15,  // 22: clearway.v1.IPQuota.status:type_name -> clearway.v1.IPQuotaStatus
-	3,   // 23: clearway.v1.IPQuotaSpec.namespace_selector:type_name -> clearway.v1.LabelSelector
-	3,   // 24: clearway.v1.IPQuotaSpec.pod_selector:type_name -> clearway.v1.LabelSelector
-	3,   // 25: clearway.v1.IPQuotaSpec.node_selector:type_name -> clearway.v1.LabelSelector
-	16,  // 26: clearway.v1.IPQuotaStatus.allowances:type_name -> clearway.v1.QuotaAllowance
-	5,   // 27: clearway.v1.IPQuotaStatus.conditions:type_name -> clearway.v1.Condition
-	1,   // 28: clearway.v1.IPAMConfiguration.metadata:type_name -> clearway.v1.ObjectMeta
-	18,  // 29: clearway.v1.IPAMConfiguration.spec:type_name -> clearway.v1.IPAMConfigurationSpec
-	6,   // 30: clearway.v1.IPAMConfiguration.status:type_name -> clearway.v1.NoStatus
-	1,   // 31: clearway.v1.BGPConfiguration.metadata:type_name -> clearway.v1.ObjectMeta
-	20,  // 32: clearway.v1.BGPConfiguration.spec:type_name -> clearway.v1.BGPConfigurationSpec
-	6,   // 33: clearway.v1.BGPConfiguration.status:type_name -> clearway.v1.NoStatus
-	26,  // 34: clearway.v1.BGPConfigurationSpec.graceful_restart:type_name -> clearway.v1.GracefulRestart
-	24,  // 35: clearway.v1.BGPConfigurationSpec.bfd:type_name -> clearway.v1.BFD
-	21,  // 36: clearway.v1.BGPConfigurationSpec.originated_aggregates:type_name -> clearway.v1.Aggregate
-	22,  // 37: clearway.v1.BGPConfigurationSpec.reflectors:type_name -> clearway.v1.Reflectors
-	23,  // 38: clearway.v1.BGPConfigurationSpec.prefix_communities:type_name -> clearway.v1.PrefixCommunities
-	3,   // 39: clearway.v1.Aggregate.node_selector:type_name -> clearway.v1.LabelSelector
-	3,   // 40: clearway.v1.Reflectors.selector:type_name -> clearway.v1.LabelSelector
-	69,  // 41: clearway.v1.BFDStatus.since:type_name -> google.protobuf.Timestamp
-	1,   // 42: clearway.v1.BGPPeer.metadata:type_name -> clearway.v1.ObjectMeta
-	28,  // 43: clearway.v1.BGPPeer.spec:type_name -> clearway.v1.BGPPeerSpec
-	31,  // 44: clearway.v1.BGPPeer.status:type_name -> clearway.v1.BGPPeerStatus
-	3,   // 45: clearway.v1.BGPPeerSpec.node_selector:type_name -> clearway.v1.LabelSelector
-	26,  // 46: clearway.v1.BGPPeerSpec.graceful_restart:type_name -> clearway.v1.GracefulRestart
-	24,  // 47: clearway.v1.BGPPeerSpec.bfd:type_name -> clearway.v1.BFD
-	29,  // 48: clearway.v1.BGPPeerSpec.max_prefixes:type_name -> clearway.v1.MaxPrefixes
-	30,  // 49: clearway.v1.BGPPeerSpec.add_path:type_name -> clearway.v1.AddPath
-	5,   // 50: clearway.v1.BGPPeerStatus.conditions:type_name -> clearway.v1.Condition
-	1,   // 51: clearway.v1.BGPFilter.metadata:type_name -> clearway.v1.ObjectMeta
-	33,  // 52: clearway.v1.BGPFilter.spec:type_name -> clearway.v1.BGPFilterSpec
-	6,   // 53: clearway.v1.BGPFilter.status:type_name -> clearway.v1.NoStatus
-	34,  // 54: clearway.v1.BGPFilterSpec.rules:type_name -> clearway.v1.BGPFilterRule
-	37,  // 55: clearway.v1.BGPFilterRule.prefixes:type_name -> clearway.v1.PrefixMatch
-	35,  // 56: clearway.v1.BGPFilterRule.as_path:type_name -> clearway.v1.ASPathMatch
-	36,  // 57: clearway.v1.BGPFilterRule.set:type_name -> clearway.v1.RouteChanges
-	1,   // 58: clearway.v1.Node.metadata:type_name -> clearway.v1.ObjectMeta
-	39,  // 59: clearway.v1.Node.spec:type_name -> clearway.v1.NodeSpec
-	41,  // 60: clearway.v1.Node.status:type_name -> clearway.v1.NodeStatus
-	67,  // 61: clearway.v1.NodeSpec.labels:type_name -> clearway.v1.NodeSpec.LabelsEntry
-	40,  // 62: clearway.v1.NodeSpec.drain:type_name -> clearway.v1.Drain
-	68,  // 63: clearway.v1.NodeStatus.labels:type_name -> clearway.v1.NodeStatus.LabelsEntry
-	69,  // 64: clearway.v1.NodeStatus.registered_time:type_name -> google.protobuf.Timestamp
-	69,  // 65: clearway.v1.NodeStatus.last_seen_time:type_name -> google.protobuf.Timestamp
-	5,   // 66: clearway.v1.NodeStatus.conditions:type_name -> clearway.v1.Condition
-	1,   // 67: clearway.v1.Block.metadata:type_name -> clearway.v1.ObjectMeta
-	43,  // 68: clearway.v1.Block.spec:type_name -> clearway.v1.BlockSpec
-	46,  // 69: clearway.v1.Block.status:type_name -> clearway.v1.BlockStatus
-	0,   // 70: clearway.v1.BlockSpec.state:type_name -> clearway.v1.BlockState
-	69,  // 71: clearway.v1.BlockSpec.claimed_time:type_name -> google.protobuf.Timestamp
-	69,  // 72: clearway.v1.BlockSpec.free_time:type_name -> google.protobuf.Timestamp
-	45,  // 73: clearway.v1.BlockSpec.call_back:type_name -> clearway.v1.CallBack
-	69,  // 74: clearway.v1.BlockSpec.unheld_since:type_name -> google.protobuf.Timestamp
-	69,  // 75: clearway.v1.BlockSpec.unheld_seen:type_name -> google.protobuf.Timestamp
-	44,  // 76: clearway.v1.BlockSpec.floating:type_name -> clearway.v1.FloatingHolder
-	69,  // 77: clearway.v1.FloatingHolder.owner_after:type_name -> google.protobuf.Timestamp
-	69,  // 78: clearway.v1.CallBack.asked_time:type_name -> google.protobuf.Timestamp
-	1,   // 79: clearway.v1.Assignment.metadata:type_name -> clearway.v1.ObjectMeta
-	48,  // 80: clearway.v1.Assignment.spec:type_name -> clearway.v1.AssignmentSpec
-	6,   // 81: clearway.v1.Assignment.status:type_name -> clearway.v1.NoStatus
-	50,  // 82: clearway.v1.AssignmentSpec.attachment:type_name -> clearway.v1.Attachment
-	51,  // 83: clearway.v1.AssignmentSpec.pod:type_name -> clearway.v1.Pod
-	69,  // 84: clearway.v1.AssignmentSpec.assigned_time:type_name -> google.protobuf.Timestamp
-	48,  // 85: clearway.v1.Tenure.assignment:type_name -> clearway.v1.AssignmentSpec
-	69,  // 86: clearway.v1.Tenure.released_time:type_name -> google.protobuf.Timestamp
-	1,   // 87: clearway.v1.BGPSession.metadata:type_name -> clearway.v1.ObjectMeta
-	53,  // 88: clearway.v1.BGPSession.spec:type_name -> clearway.v1.BGPSessionSpec
-	54,  // 89: clearway.v1.BGPSession.status:type_name -> clearway.v1.BGPSessionStatus
-	69,  // 90: clearway.v1.BGPSessionStatus.since:type_name -> google.protobuf.Timestamp
-	25,  // 91: clearway.v1.BGPSessionStatus.bfd:type_name -> clearway.v1.BFDStatus
-	1,   // 92: clearway.v1.Route.metadata:type_name -> clearway.v1.ObjectMeta
-	56,  // 93: clearway.v1.Route.spec:type_name -> clearway.v1.RouteSpec
-	57,  // 94: clearway.v1.Route.status:type_name -> clearway.v1.RouteStatus
-	60,  // 95: clearway.v1.RouteStatus.paths:type_name -> clearway.v1.RoutePath
-	58,  // 96: clearway.v1.RouteStatus.peers:type_name -> clearway.v1.RoutePeer
-	59,  // 97: clearway.v1.RouteStatus.kernel:type_name -> clearway.v1.KernelRoute
-	1,   // 98: clearway.v1.Event.metadata:type_name -> clearway.v1.ObjectMeta
-	62,  // 99: clearway.v1.Event.spec:type_name -> clearway.v1.EventSpec
-	6,   // 100: clearway.v1.Event.status:type_name -> clearway.v1.NoStatus
-	69,  // 101: clearway.v1.EventSpec.time:type_name -> google.protobuf.Timestamp
-	7,   // 102: clearway.v1.Resource.ip_pool:type_name -> clearway.v1.IPPool
-	10,  // 103: clearway.v1.Resource.ip_reservation:type_name -> clearway.v1.IPReservation
-	17,  // 104: clearway.v1.Resource.ipam_configuration:type_name -> clearway.v1.IPAMConfiguration
-	19,  // 105: clearway.v1.Resource.bgp_configuration:type_name -> clearway.v1.BGPConfiguration
-	27,  // 106: clearway.v1.Resource.bgp_peer:type_name -> clearway.v1.BGPPeer
-	32,  // 107: clearway.v1.Resource.bgp_filter:type_name -> clearway.v1.BGPFilter
-	38,  // 108: clearway.v1.Resource.node:type_name -> clearway.v1.Node
-	42,  // 109: clearway.v1.Resource.block:type_name -> clearway.v1.Block
-	47,  // 110: clearway.v1.Resource.assignment:type_name -> clearway.v1.Assignment
-	52,  // 111: clearway.v1.Resource.bgp_session:type_name -> clearway.v1.BGPSession
-	55,  // 112: clearway.v1.Resource.route:type_name -> clearway.v1.Route
-	61,  // 113: clearway.v1.Resource.event:type_name -> clearway.v1.Event
-	13,  // 114: clearway.v1.Resource.ip_quota:type_name -> clearway.v1.IPQuota
-	115, // [115:115] is the sub-list for method output_type
-	115, // [115:115] is the sub-list for method input_type
-	115, // [115:115] is the sub-list for extension type_name
-	115, // [115:115] is the sub-list for extension extendee
-	0,   // [0:115] is the sub-list for field type_name
+	3,   // 15: clearway.v1.IPPoolSpec.service_selector:type_name -> clearway.v1.LabelSelector
+	5,   // 16: clearway.v1.IPPoolStatus.conditions:type_name -> clearway.v1.Condition
+	1,   // 17: clearway.v1.IPReservation.metadata:type_name -> clearway.v1.ObjectMeta
+	11,  // 18: clearway.v1.IPReservation.spec:type_name -> clearway.v1.IPReservationSpec
+	12,  // 19: clearway.v1.IPReservation.status:type_name -> clearway.v1.IPReservationStatus
+	5,   // 20: clearway.v1.IPReservationStatus.conditions:type_name -> clearway.v1.Condition
+	1,   // 21: clearway.v1.IPQuota.metadata:type_name -> clearway.v1.ObjectMeta
+	14,  // 22: clearway.v1.IPQuota.spec:type_name -> clearway.v1.IPQuotaSpec
+	15,  // 23: clearway.v1.IPQuota.status:type_name -> clearway.v1.IPQuotaStatus
+	3,   // 24: clearway.v1.IPQuotaSpec.namespace_selector:type_name -> clearway.v1.LabelSelector
+	3,   // 25: clearway.v1.IPQuotaSpec.pod_selector:type_name -> clearway.v1.LabelSelector
+	3,   // 26: clearway.v1.IPQuotaSpec.node_selector:type_name -> clearway.v1.LabelSelector
+	16,  // 27: clearway.v1.IPQuotaStatus.allowances:type_name -> clearway.v1.QuotaAllowance
+	5,   // 28: clearway.v1.IPQuotaStatus.conditions:type_name -> clearway.v1.Condition
+	1,   // 29: clearway.v1.IPAMConfiguration.metadata:type_name -> clearway.v1.ObjectMeta
+	18,  // 30: clearway.v1.IPAMConfiguration.spec:type_name -> clearway.v1.IPAMConfigurationSpec
+	6,   // 31: clearway.v1.IPAMConfiguration.status:type_name -> clearway.v1.NoStatus
+	1,   // 32: clearway.v1.BGPConfiguration.metadata:type_name -> clearway.v1.ObjectMeta
+	20,  // 33: clearway.v1.BGPConfiguration.spec:type_name -> clearway.v1.BGPConfigurationSpec
+	6,   // 34: clearway.v1.BGPConfiguration.status:type_name -> clearway.v1.NoStatus
+	27,  // 35: clearway.v1.BGPConfigurationSpec.graceful_restart:type_name -> clearway.v1.GracefulRestart
+	25,  // 36: clearway.v1.BGPConfigurationSpec.bfd:type_name -> clearway.v1.BFD
+	22,  // 37: clearway.v1.BGPConfigurationSpec.originated_aggregates:type_name -> clearway.v1.Aggregate
+	23,  // 38: clearway.v1.BGPConfigurationSpec.reflectors:type_name -> clearway.v1.Reflectors
+	24,  // 39: clearway.v1.BGPConfigurationSpec.prefix_communities:type_name -> clearway.v1.PrefixCommunities
+	21,  // 40: clearway.v1.BGPConfigurationSpec.services:type_name -> clearway.v1.ServiceRoutes
+	3,   // 41: clearway.v1.ServiceRoutes.node_selector:type_name -> clearway.v1.LabelSelector
+	3,   // 42: clearway.v1.Aggregate.node_selector:type_name -> clearway.v1.LabelSelector
+	3,   // 43: clearway.v1.Reflectors.selector:type_name -> clearway.v1.LabelSelector
+	70,  // 44: clearway.v1.BFDStatus.since:type_name -> google.protobuf.Timestamp
+	1,   // 45: clearway.v1.BGPPeer.metadata:type_name -> clearway.v1.ObjectMeta
+	29,  // 46: clearway.v1.BGPPeer.spec:type_name -> clearway.v1.BGPPeerSpec
+	32,  // 47: clearway.v1.BGPPeer.status:type_name -> clearway.v1.BGPPeerStatus
+	3,   // 48: clearway.v1.BGPPeerSpec.node_selector:type_name -> clearway.v1.LabelSelector
+	27,  // 49: clearway.v1.BGPPeerSpec.graceful_restart:type_name -> clearway.v1.GracefulRestart
+	25,  // 50: clearway.v1.BGPPeerSpec.bfd:type_name -> clearway.v1.BFD
+	30,  // 51: clearway.v1.BGPPeerSpec.max_prefixes:type_name -> clearway.v1.MaxPrefixes
+	31,  // 52: clearway.v1.BGPPeerSpec.add_path:type_name -> clearway.v1.AddPath
+	5,   // 53: clearway.v1.BGPPeerStatus.conditions:type_name -> clearway.v1.Condition
+	1,   // 54: clearway.v1.BGPFilter.metadata:type_name -> clearway.v1.ObjectMeta
+	34,  // 55: clearway.v1.BGPFilter.spec:type_name -> clearway.v1.BGPFilterSpec
+	6,   // 56: clearway.v1.BGPFilter.status:type_name -> clearway.v1.NoStatus
+	35,  // 57: clearway.v1.BGPFilterSpec.rules:type_name -> clearway.v1.BGPFilterRule
+	38,  // 58: clearway.v1.BGPFilterRule.prefixes:type_name -> clearway.v1.PrefixMatch
+	36,  // 59: clearway.v1.BGPFilterRule.as_path:type_name -> clearway.v1.ASPathMatch
+	37,  // 60: clearway.v1.BGPFilterRule.set:type_name -> clearway.v1.RouteChanges
+	1,   // 61: clearway.v1.Node.metadata:type_name -> clearway.v1.ObjectMeta
+	40,  // 62: clearway.v1.Node.spec:type_name -> clearway.v1.NodeSpec
+	42,  // 63: clearway.v1.Node.status:type_name -> clearway.v1.NodeStatus
+	68,  // 64: clearway.v1.NodeSpec.labels:type_name -> clearway.v1.NodeSpec.LabelsEntry
+	41,  // 65: clearway.v1.NodeSpec.drain:type_name -> clearway.v1.Drain
+	69,  // 66: clearway.v1.NodeStatus.labels:type_name -> clearway.v1.NodeStatus.LabelsEntry
+	70,  // 67: clearway.v1.NodeStatus.registered_time:type_name -> google.protobuf.Timestamp
+	70,  // 68: clearway.v1.NodeStatus.last_seen_time:type_name -> google.protobuf.Timestamp
+	5,   // 69: clearway.v1.NodeStatus.conditions:type_name -> clearway.v1.Condition
+	1,   // 70: clearway.v1.Block.metadata:type_name -> clearway.v1.ObjectMeta
+	44,  // 71: clearway.v1.Block.spec:type_name -> clearway.v1.BlockSpec
+	47,  // 72: clearway.v1.Block.status:type_name -> clearway.v1.BlockStatus
+	0,   // 73: clearway.v1.BlockSpec.state:type_name -> clearway.v1.BlockState
+	70,  // 74: clearway.v1.BlockSpec.claimed_time:type_name -> google.protobuf.Timestamp
+	70,  // 75: clearway.v1.BlockSpec.free_time:type_name -> google.protobuf.Timestamp
+	46,  // 76: clearway.v1.BlockSpec.call_back:type_name -> clearway.v1.CallBack
+	70,  // 77: clearway.v1.BlockSpec.unheld_since:type_name -> google.protobuf.Timestamp
+	70,  // 78: clearway.v1.BlockSpec.unheld_seen:type_name -> google.protobuf.Timestamp
+	45,  // 79: clearway.v1.BlockSpec.floating:type_name -> clearway.v1.FloatingHolder
+	70,  // 80: clearway.v1.FloatingHolder.owner_after:type_name -> google.protobuf.Timestamp
+	70,  // 81: clearway.v1.CallBack.asked_time:type_name -> google.protobuf.Timestamp
+	1,   // 82: clearway.v1.Assignment.metadata:type_name -> clearway.v1.ObjectMeta
+	49,  // 83: clearway.v1.Assignment.spec:type_name -> clearway.v1.AssignmentSpec
+	6,   // 84: clearway.v1.Assignment.status:type_name -> clearway.v1.NoStatus
+	51,  // 85: clearway.v1.AssignmentSpec.attachment:type_name -> clearway.v1.Attachment
+	52,  // 86: clearway.v1.AssignmentSpec.pod:type_name -> clearway.v1.Pod
+	70,  // 87: clearway.v1.AssignmentSpec.assigned_time:type_name -> google.protobuf.Timestamp
+	49,  // 88: clearway.v1.Tenure.assignment:type_name -> clearway.v1.AssignmentSpec
+	70,  // 89: clearway.v1.Tenure.released_time:type_name -> google.protobuf.Timestamp
+	1,   // 90: clearway.v1.BGPSession.metadata:type_name -> clearway.v1.ObjectMeta
+	54,  // 91: clearway.v1.BGPSession.spec:type_name -> clearway.v1.BGPSessionSpec
+	55,  // 92: clearway.v1.BGPSession.status:type_name -> clearway.v1.BGPSessionStatus
+	70,  // 93: clearway.v1.BGPSessionStatus.since:type_name -> google.protobuf.Timestamp
+	26,  // 94: clearway.v1.BGPSessionStatus.bfd:type_name -> clearway.v1.BFDStatus
+	1,   // 95: clearway.v1.Route.metadata:type_name -> clearway.v1.ObjectMeta
+	57,  // 96: clearway.v1.Route.spec:type_name -> clearway.v1.RouteSpec
+	58,  // 97: clearway.v1.Route.status:type_name -> clearway.v1.RouteStatus
+	61,  // 98: clearway.v1.RouteStatus.paths:type_name -> clearway.v1.RoutePath
+	59,  // 99: clearway.v1.RouteStatus.peers:type_name -> clearway.v1.RoutePeer
+	60,  // 100: clearway.v1.RouteStatus.kernel:type_name -> clearway.v1.KernelRoute
+	1,   // 101: clearway.v1.Event.metadata:type_name -> clearway.v1.ObjectMeta
+	63,  // 102: clearway.v1.Event.spec:type_name -> clearway.v1.EventSpec
+	6,   // 103: clearway.v1.Event.status:type_name -> clearway.v1.NoStatus
+	70,  // 104: clearway.v1.EventSpec.time:type_name -> google.protobuf.Timestamp
+	7,   // 105: clearway.v1.Resource.ip_pool:type_name -> clearway.v1.IPPool
+	10,  // 106: clearway.v1.Resource.ip_reservation:type_name -> clearway.v1.IPReservation
+	17,  // 107: clearway.v1.Resource.ipam_configuration:type_name -> clearway.v1.IPAMConfiguration
+	19,  // 108: clearway.v1.Resource.bgp_configuration:type_name -> clearway.v1.BGPConfiguration
+	28,  // 109: clearway.v1.Resource.bgp_peer:type_name -> clearway.v1.BGPPeer
+	33,  // 110: clearway.v1.Resource.bgp_filter:type_name -> clearway.v1.BGPFilter
+	39,  // 111: clearway.v1.Resource.node:type_name -> clearway.v1.Node
+	43,  // 112: clearway.v1.Resource.block:type_name -> clearway.v1.Block
+	48,  // 113: clearway.v1.Resource.assignment:type_name -> clearway.v1.Assignment
+	53,  // 114: clearway.v1.Resource.bgp_session:type_name -> clearway.v1.BGPSession
+	56,  // 115: clearway.v1.Resource.route:type_name -> clearway.v1.Route
+	62,  // 116: clearway.v1.Resource.event:type_name -> clearway.v1.Event
+	13,  // 117: clearway.v1.Resource.ip_quota:type_name -> clearway.v1.IPQuota
+	118, // [118:118] is the sub-list for method output_type
+	118, // [118:118] is the sub-list for method input_type
+	118, // [118:118] is the sub-list for extension type_name
+	118, // [118:118] is the sub-list for extension extendee
+	0,   // [0:118] is the sub-list for field type_name
 }
 
 func init() { file_clearway_v1_resources_proto_init() }
@@ -6772,12 +6887,12 @@ func file_clearway_v1_resources_proto_init() {
 	file_clearway_v1_resources_proto_msgTypes[7].OneofWrappers = []any{}
 	file_clearway_v1_resources_proto_msgTypes[13].OneofWrappers = []any{}
 	file_clearway_v1_resources_proto_msgTypes[17].OneofWrappers = []any{}
-	file_clearway_v1_resources_proto_msgTypes[23].OneofWrappers = []any{}
-	file_clearway_v1_resources_proto_msgTypes[27].OneofWrappers = []any{}
-	file_clearway_v1_resources_proto_msgTypes[34].OneofWrappers = []any{}
+	file_clearway_v1_resources_proto_msgTypes[24].OneofWrappers = []any{}
+	file_clearway_v1_resources_proto_msgTypes[28].OneofWrappers = []any{}
 	file_clearway_v1_resources_proto_msgTypes[35].OneofWrappers = []any{}
 	file_clearway_v1_resources_proto_msgTypes[36].OneofWrappers = []any{}
-	file_clearway_v1_resources_proto_msgTypes[62].OneofWrappers = []any{
+	file_clearway_v1_resources_proto_msgTypes[37].OneofWrappers = []any{}
+	file_clearway_v1_resources_proto_msgTypes[63].OneofWrappers = []any{
 		(*Resource_IpPool)(nil),
 		(*Resource_IpReservation)(nil),
 		(*Resource_IpamConfiguration)(nil),
@@ -6798,7 +6913,7 @@ func file_clearway_v1_resources_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_clearway_v1_resources_proto_rawDesc), len(file_clearway_v1_resources_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   68,
+			NumMessages:   69,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -438,6 +438,199 @@ func (x *KubernetesNamespace) GetAnnotations() map[string]string {
 	return nil
 }
 
+// KubernetesService is what ipamd's leader keeps of a Service: the addresses that it was given, and who tells of them.
+type KubernetesService struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Uid   string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	// Of LoadBalancer pools, one a family at most.
+	Addresses []*ServiceAddress `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// When it was given the first of them. Of those that cannot share one, the first keeps it.
+	GivenTime     *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=given_time,json=givenTime,proto3" json:"given_time,omitempty"`
+	Routes        []*ServiceRoute        `protobuf:"bytes,4,rep,name=routes,proto3" json:"routes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KubernetesService) Reset() {
+	*x = KubernetesService{}
+	mi := &file_clearway_v1_store_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KubernetesService) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KubernetesService) ProtoMessage() {}
+
+func (x *KubernetesService) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_store_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KubernetesService.ProtoReflect.Descriptor instead.
+func (*KubernetesService) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_store_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *KubernetesService) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *KubernetesService) GetAddresses() []*ServiceAddress {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *KubernetesService) GetGivenTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.GivenTime
+	}
+	return nil
+}
+
+func (x *KubernetesService) GetRoutes() []*ServiceRoute {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
+type ServiceAddress struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Pool          string                 `protobuf:"bytes,2,opt,name=pool,proto3" json:"pool,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServiceAddress) Reset() {
+	*x = ServiceAddress{}
+	mi := &file_clearway_v1_store_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServiceAddress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServiceAddress) ProtoMessage() {}
+
+func (x *ServiceAddress) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_store_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServiceAddress.ProtoReflect.Descriptor instead.
+func (*ServiceAddress) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_store_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ServiceAddress) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *ServiceAddress) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+// ServiceRoute is addresses of a Service, and the nodes that tell them.
+type ServiceRoute struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Addresses []string               `protobuf:"bytes,1,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// Every node that tells of Services at all; else those named, in order.
+	EveryNode     bool     `protobuf:"varint,2,opt,name=every_node,json=everyNode,proto3" json:"every_node,omitempty"`
+	Nodes         []string `protobuf:"bytes,3,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Communities   []string `protobuf:"bytes,4,rep,name=communities,proto3" json:"communities,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServiceRoute) Reset() {
+	*x = ServiceRoute{}
+	mi := &file_clearway_v1_store_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServiceRoute) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServiceRoute) ProtoMessage() {}
+
+func (x *ServiceRoute) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_store_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServiceRoute.ProtoReflect.Descriptor instead.
+func (*ServiceRoute) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_store_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ServiceRoute) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *ServiceRoute) GetEveryNode() bool {
+	if x != nil {
+		return x.EveryNode
+	}
+	return false
+}
+
+func (x *ServiceRoute) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *ServiceRoute) GetCommunities() []string {
+	if x != nil {
+		return x.Communities
+	}
+	return nil
+}
+
 var File_clearway_v1_store_proto protoreflect.FileDescriptor
 
 const file_clearway_v1_store_proto_rawDesc = "" +
@@ -482,7 +675,22 @@ const file_clearway_v1_store_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a>\n" +
 	"\x10AnnotationsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B;Z9github.com/clearway/clearway/proto/clearway/v1;clearwayv1b\x06proto3"
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xce\x01\n" +
+	"\x11KubernetesService\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\x129\n" +
+	"\taddresses\x18\x02 \x03(\v2\x1b.clearway.v1.ServiceAddressR\taddresses\x129\n" +
+	"\n" +
+	"given_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tgivenTime\x121\n" +
+	"\x06routes\x18\x04 \x03(\v2\x19.clearway.v1.ServiceRouteR\x06routes\">\n" +
+	"\x0eServiceAddress\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
+	"\x04pool\x18\x02 \x01(\tR\x04pool\"\x83\x01\n" +
+	"\fServiceRoute\x12\x1c\n" +
+	"\taddresses\x18\x01 \x03(\tR\taddresses\x12\x1d\n" +
+	"\n" +
+	"every_node\x18\x02 \x01(\bR\teveryNode\x12\x14\n" +
+	"\x05nodes\x18\x03 \x03(\tR\x05nodes\x12 \n" +
+	"\vcommunities\x18\x04 \x03(\tR\vcommunitiesB;Z9github.com/clearway/clearway/proto/clearway/v1;clearwayv1b\x06proto3"
 
 var (
 	file_clearway_v1_store_proto_rawDescOnce sync.Once
@@ -496,7 +704,7 @@ func file_clearway_v1_store_proto_rawDescGZIP() []byte {
 	return file_clearway_v1_store_proto_rawDescData
 }
 
-var file_clearway_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_clearway_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_clearway_v1_store_proto_goTypes = []any{
 	(*StoreLife)(nil),             // 0: clearway.v1.StoreLife
 	(*StoreTerm)(nil),             // 1: clearway.v1.StoreTerm
@@ -504,26 +712,32 @@ var file_clearway_v1_store_proto_goTypes = []any{
 	(*StoreRecovery)(nil),         // 3: clearway.v1.StoreRecovery
 	(*KubernetesNode)(nil),        // 4: clearway.v1.KubernetesNode
 	(*KubernetesNamespace)(nil),   // 5: clearway.v1.KubernetesNamespace
-	nil,                           // 6: clearway.v1.KubernetesNode.LabelsEntry
-	nil,                           // 7: clearway.v1.KubernetesNamespace.LabelsEntry
-	nil,                           // 8: clearway.v1.KubernetesNamespace.AnnotationsEntry
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(*KubernetesService)(nil),     // 6: clearway.v1.KubernetesService
+	(*ServiceAddress)(nil),        // 7: clearway.v1.ServiceAddress
+	(*ServiceRoute)(nil),          // 8: clearway.v1.ServiceRoute
+	nil,                           // 9: clearway.v1.KubernetesNode.LabelsEntry
+	nil,                           // 10: clearway.v1.KubernetesNamespace.LabelsEntry
+	nil,                           // 11: clearway.v1.KubernetesNamespace.AnnotationsEntry
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
 }
 var file_clearway_v1_store_proto_depIdxs = []int32{
-	9, // 0: clearway.v1.StoreLife.minted_time:type_name -> google.protobuf.Timestamp
-	2, // 1: clearway.v1.StoreLife.epochs:type_name -> clearway.v1.StoreEpoch
-	3, // 2: clearway.v1.StoreLife.recovery:type_name -> clearway.v1.StoreRecovery
-	1, // 3: clearway.v1.StoreLife.terms:type_name -> clearway.v1.StoreTerm
-	9, // 4: clearway.v1.StoreRecovery.started_time:type_name -> google.protobuf.Timestamp
-	6, // 5: clearway.v1.KubernetesNode.labels:type_name -> clearway.v1.KubernetesNode.LabelsEntry
-	9, // 6: clearway.v1.KubernetesNode.gone_time:type_name -> google.protobuf.Timestamp
-	7, // 7: clearway.v1.KubernetesNamespace.labels:type_name -> clearway.v1.KubernetesNamespace.LabelsEntry
-	8, // 8: clearway.v1.KubernetesNamespace.annotations:type_name -> clearway.v1.KubernetesNamespace.AnnotationsEntry
-	9, // [9:9] is the sub-list for method output_type
-	9, // [9:9] is the sub-list for method input_type
-	9, // [9:9] is the sub-list for extension type_name
-	9, // [9:9] is the sub-list for extension extendee
-	0, // [0:9] is the sub-list for field type_name
+	12, // 0: clearway.v1.StoreLife.minted_time:type_name -> google.protobuf.Timestamp
+	2,  // 1: clearway.v1.StoreLife.epochs:type_name -> clearway.v1.StoreEpoch
+	3,  // 2: clearway.v1.StoreLife.recovery:type_name -> clearway.v1.StoreRecovery
+	1,  // 3: clearway.v1.StoreLife.terms:type_name -> clearway.v1.StoreTerm
+	12, // 4: clearway.v1.StoreRecovery.started_time:type_name -> google.protobuf.Timestamp
+	9,  // 5: clearway.v1.KubernetesNode.labels:type_name -> clearway.v1.KubernetesNode.LabelsEntry
+	12, // 6: clearway.v1.KubernetesNode.gone_time:type_name -> google.protobuf.Timestamp
+	10, // 7: clearway.v1.KubernetesNamespace.labels:type_name -> clearway.v1.KubernetesNamespace.LabelsEntry
+	11, // 8: clearway.v1.KubernetesNamespace.annotations:type_name -> clearway.v1.KubernetesNamespace.AnnotationsEntry
+	7,  // 9: clearway.v1.KubernetesService.addresses:type_name -> clearway.v1.ServiceAddress
+	12, // 10: clearway.v1.KubernetesService.given_time:type_name -> google.protobuf.Timestamp
+	8,  // 11: clearway.v1.KubernetesService.routes:type_name -> clearway.v1.ServiceRoute
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_clearway_v1_store_proto_init() }
@@ -537,7 +751,7 @@ func file_clearway_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_clearway_v1_store_proto_rawDesc), len(file_clearway_v1_store_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

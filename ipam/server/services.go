@@ -1,0 +1,380 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/clearway/clearway/ipam/pool"
+	"github.com/clearway/clearway/ipam/service"
+	"github.com/clearway/clearway/ipam/store/record"
+	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
+)
+
+// services is what is kept of Kubernetes' Services, by NAMESPACE/NAME, with the indices that questions need. Its maps' names
+// are never changed in place.
+type services struct {
+	records    map[string]*clearwayv1.KubernetesService
+	byAddress  map[netip.Addr][]string        // who was given an address, ascending
+	everywhere map[string]struct{}            // those that every node tells of
+	on         map[string]map[string]struct{} // those that one node tells of, by its name
+}
+
+func newServices() services {
+	return services{
+		records: map[string]*clearwayv1.KubernetesService{}, byAddress: map[netip.Addr][]string{},
+		everywhere: map[string]struct{}{}, on: map[string]map[string]struct{}{},
+	}
+}
+
+// apply brings one record in, or, without a value, out.
+func (s *services) apply(name string, value []byte, touched *change) error {
+	var next *clearwayv1.KubernetesService
+	if value != nil {
+		next = &clearwayv1.KubernetesService{}
+		if err := proto.Unmarshal(value, next); err != nil {
+			return err
+		}
+	}
+	before := s.records[name]
+	s.index(name, before, false)
+	delete(s.records, name)
+	if next != nil {
+		s.records[name] = next
+		s.index(name, next, true)
+	}
+	if slices.EqualFunc(before.GetRoutes(), next.GetRoutes(), func(a, b *clearwayv1.ServiceRoute) bool { return proto.Equal(a, b) }) {
+		return nil
+	}
+	for _, route := range slices.Concat(before.GetRoutes(), next.GetRoutes()) {
+		touched.everyTeller = touched.everyTeller || route.GetEveryNode()
+		for _, node := range route.GetNodes() {
+			touched.tellers[node] = struct{}{}
+		}
+	}
+	return nil
+}
+
+// index puts a record's names into the indices, or takes them out.
+func (s *services) index(name string, one *clearwayv1.KubernetesService, in bool) {
+	for _, addr := range addressesOfService(one) {
+		names := slices.DeleteFunc(slices.Clone(s.byAddress[addr.Addr]), func(other string) bool { return other == name })
+		if in {
+			names = append(names, name)
+			slices.Sort(names)
+		}
+		if s.byAddress[addr.Addr] = names; len(names) == 0 {
+			delete(s.byAddress, addr.Addr)
+		}
+	}
+	delete(s.everywhere, name)
+	for _, route := range one.GetRoutes() {
+		if route.GetEveryNode() && in {
+			s.everywhere[name] = struct{}{}
+		}
+		for _, node := range route.GetNodes() {
+			if s.on[node] == nil {
+				s.on[node] = map[string]struct{}{}
+			}
+			if delete(s.on[node], name); in {
+				s.on[node][name] = struct{}{}
+			}
+			if len(s.on[node]) == 0 {
+				delete(s.on, node)
+			}
+		}
+	}
+}
+
+// addressesOfService reads what a Service was given.
+func addressesOfService(one *clearwayv1.KubernetesService) []service.Address {
+	var all []service.Address
+	for _, given := range one.GetAddresses() {
+		if addr, err := netip.ParseAddr(given.GetAddress()); err == nil {
+			all = append(all, service.Address{Addr: addr, Pool: given.GetPool()})
+		}
+	}
+	return all
+}
+
+// maxNamedUsers is how many Services a refusal names.
+const maxNamedUsers = 3
+
+// usersOf names Services with addresses of a pool, those that match; "": there are none.
+func (s *services) usersOf(ofPool string, match func(netip.Addr) bool) string {
+	var users []string
+	for name, one := range s.records {
+		for _, addr := range addressesOfService(one) {
+			if addr.Pool == ofPool && match(addr.Addr) {
+				users = append(users, name)
+				break
+			}
+		}
+	}
+	return namedServices(users)
+}
+
+func namedServices(names []string) string {
+	slices.Sort(names)
+	switch {
+	case len(names) == 0:
+		return ""
+	case len(names) == 1:
+		return "Service " + names[0]
+	case len(names) > maxNamedUsers:
+		return fmt.Sprintf("Services %s and %d more", strings.Join(names[:maxNamedUsers], ", "), len(names)-maxNamedUsers)
+	}
+	return "Services " + strings.Join(names, ", ")
+}
+
+// namesAt names the Services that have an address; "": none has.
+func (s *services) namesAt(addr netip.Addr) string {
+	return namedServices(slices.Clone(s.byAddress[addr]))
+}
+
+// pools are the pools of the addresses that Services have, by address.
+func (s *services) pools() map[netip.Addr]string {
+	of := map[netip.Addr]string{}
+	for _, one := range s.records {
+		for _, addr := range addressesOfService(one) {
+			of[addr.Addr] = addr.Pool
+		}
+	}
+	return of
+}
+
+// toldAt says who tells of an address.
+func (s *services) toldAt(addr netip.Addr) string {
+	nodes := map[string]struct{}{}
+	for _, name := range s.byAddress[addr] {
+		for _, route := range s.records[name].GetRoutes() {
+			if !slices.Contains(route.GetAddresses(), addr.String()) {
+				continue
+			}
+			if route.GetEveryNode() {
+				return "every node tells it that tells of Services"
+			}
+			for _, node := range route.GetNodes() {
+				nodes[node] = struct{}{}
+			}
+		}
+	}
+	switch names := slices.Sorted(maps.Keys(nodes)); {
+	case len(names) == 0:
+		return "no node tells it: it has no endpoint that serves, or BGPConfiguration's services.loadBalancerIPs does not allow it"
+	case len(names) > maxNamedUsers:
+		return fmt.Sprintf("%s and %d more nodes tell it", strings.Join(names[:maxNamedUsers], ", "), len(names)-maxNamedUsers)
+	default:
+		return "told by " + strings.Join(names, ", ")
+	}
+}
+
+// excludeLabel on a Node keeps it from telling of Services: what Kubernetes has for machines that load balancers must not use.
+const excludeLabel = "node.kubernetes.io/exclude-from-external-load-balancers"
+
+// servicesFor are the addresses of Services that a node tells, ascending: each once, as the first of those that share it says.
+func (s *state) servicesFor(node string) []*clearwayv1.ServicePrefix {
+	labels := s.labelsOf(node)
+	cluster, _ := s.config[kindBGPConfiguration][defaultName].object.(*clearwayv1.BGPConfiguration)
+	if _, excluded := labels[excludeLabel]; excluded || !selects(cluster.GetSpec().GetServices().GetNodeSelector(), labels) {
+		return nil
+	}
+	told := map[netip.Addr]*clearwayv1.ServicePrefix{}
+	tell := func(name string) {
+		one := s.kube.services.records[name]
+		for _, route := range one.GetRoutes() {
+			if _, here := slices.BinarySearch(route.GetNodes(), node); !here && !route.GetEveryNode() {
+				continue
+			}
+			for _, text := range route.GetAddresses() {
+				addr, err := netip.ParseAddr(text)
+				if err != nil || !s.nodeTells(addr, one, labels) || told[addr] != nil && told[addr].GetService() < name {
+					continue
+				}
+				told[addr] = &clearwayv1.ServicePrefix{
+					Prefix: netip.PrefixFrom(addr, addr.BitLen()).String(), Service: name, Communities: route.GetCommunities(),
+				}
+			}
+		}
+	}
+	for name := range s.kube.services.everywhere {
+		tell(name)
+	}
+	for name := range s.kube.services.on[node] {
+		tell(name)
+	}
+	list := make([]*clearwayv1.ServicePrefix, 0, len(told))
+	for _, addr := range slices.SortedFunc(maps.Keys(told), netip.Addr.Compare) {
+		list = append(list, told[addr])
+	}
+	return list
+}
+
+// nodeTells tells whether a node of these labels is for the pool that a Service was given an address of.
+func (s *state) nodeTells(addr netip.Addr, one *clearwayv1.KubernetesService, labels map[string]string) bool {
+	for _, given := range one.GetAddresses() {
+		if given.GetAddress() == addr.String() {
+			from := s.pools[given.GetPool()]
+			return from == nil || from.Selects(labels)
+		}
+	}
+	return true
+}
+
+// SeeServices takes all Services that there are in Kubernetes, by NAMESPACE/NAME, gives them addresses, and says who tells of
+// them. It is called by one goroutine: nobody else changes what Services have.
+func (s *Server) SeeServices(ctx context.Context, all map[string]*service.Service) (map[string]service.Answer, error) {
+	in := service.Input{Services: all, Held: map[string]service.Held{}, Now: s.now()}
+	var allowed service.Allowed
+	err := s.view(func(st *state) {
+		for _, one := range st.pools {
+			in.Pools = append(in.Pools, one.Pool)
+		}
+		in.Reservations = slices.Clone(st.reserved)
+		cluster, _ := st.config[kindBGPConfiguration][defaultName].object.(*clearwayv1.BGPConfiguration)
+		in.DefaultClass, allowed = cluster.GetSpec().GetServices().GetDefaultClass(), allowedOf(cluster.GetSpec().GetServices())
+		for name, one := range st.kube.services.records {
+			if held := addressesOfService(one); len(held) > 0 {
+				in.Held[name] = service.Held{UID: one.GetUid(), Addresses: held, Since: one.GetGivenTime().AsTime()}
+			}
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	faults := s.communityFaults(all)
+	given, refused := service.Give(in)
+	wanted := wantedServices(in, given, allowed)
+	for name, fault := range faults {
+		refused[name] = strings.TrimPrefix(refused[name]+"; "+fault, "; ")
+	}
+	if err := s.see(ctx, func(p *plan) {
+		for name, one := range wanted {
+			if p.mayHave(one) {
+				before := p.kube.services.records[name]
+				if faults[name] != "" {
+					one = asBefore(one, before)
+				}
+				saw(p, record.KubernetesServices, name, before, one)
+			}
+		}
+		for name := range p.kube.services.records {
+			if wanted[name] == nil && len(p.ops) < seenAtOnce {
+				p.write(record.Op{Key: record.KubernetesKey(record.KubernetesServices, name)})
+			}
+		}
+	}); err != nil {
+		return nil, err
+	}
+	return answersOf(in, given, refused), nil
+}
+
+// communityFaults tells of Services whose annotation names what is no community.
+func (s *Server) communityFaults(all map[string]*service.Service) map[string]string {
+	faults := map[string]string{}
+	for name, one := range all {
+		if len(one.Communities) == 0 {
+			continue
+		}
+		spec := &clearwayv1.IPPoolSpec{Communities: one.Communities} // the kind that has such a list
+		for _, fault := range s.options.Validate(&clearwayv1.IPPool{Spec: spec}) {
+			faults[name] = fmt.Sprintf("annotation clearway.io/communities %q: %s", fault.GetValue(), fault.GetMessage())
+			break
+		}
+	}
+	return faults
+}
+
+// asBefore has the communities of before: with those that cannot be read, and with none where some were wanted, a route might
+// get where it must not. Without any from before it has no routes.
+func asBefore(one, before *clearwayv1.KubernetesService) *clearwayv1.KubernetesService {
+	made := proto.CloneOf(one)
+	if len(before.GetRoutes()) == 0 {
+		made.Routes = nil
+	}
+	for _, route := range made.GetRoutes() {
+		route.Communities = before.GetRoutes()[0].GetCommunities()
+	}
+	return made
+}
+
+// mayHave looks again whether a pool has become another one since addresses were chosen: then they wait for the next round.
+func (p *plan) mayHave(one *clearwayv1.KubernetesService) bool {
+	for _, addr := range addressesOfService(one) {
+		from := p.pools[addr.Pool]
+		if p.kube.services.byAddress[addr.Addr] == nil && (from == nil || from.Kind != pool.LoadBalancer || !from.CIDR.Contains(addr.Addr)) {
+			return false
+		}
+	}
+	return true
+}
+
+// wantedServices are the records of those Services that have an address or are told of.
+func wantedServices(in service.Input, given map[string]service.Held, allowed service.Allowed) map[string]*clearwayv1.KubernetesService {
+	inPool := func(addr netip.Addr) bool {
+		return slices.ContainsFunc(in.Pools, func(p pool.Pool) bool { return p.CIDR.Contains(addr) })
+	}
+	wanted := map[string]*clearwayv1.KubernetesService{}
+	for name, one := range in.Services {
+		made := &clearwayv1.KubernetesService{Uid: one.UID}
+		held := given[name]
+		var addresses []netip.Addr
+		for _, addr := range held.Addresses {
+			made.Addresses = append(made.Addresses, &clearwayv1.ServiceAddress{Address: addr.String(), Pool: addr.Pool})
+			addresses = append(addresses, addr.Addr)
+		}
+		if len(addresses) > 0 {
+			made.GivenTime = timestamppb.New(held.Since)
+		}
+		for _, route := range one.Routes(addresses, allowed, inPool) {
+			told := &clearwayv1.ServiceRoute{EveryNode: route.EveryNode, Nodes: route.Nodes, Communities: one.Communities}
+			for _, addr := range route.Addresses {
+				told.Addresses = append(told.Addresses, addr.String())
+			}
+			made.Routes = append(made.Routes, told)
+		}
+		if len(made.GetAddresses())+len(made.GetRoutes()) > 0 {
+			wanted[name] = made
+		}
+	}
+	return wanted
+}
+
+func answersOf(in service.Input, given map[string]service.Held, refused map[string]string) map[string]service.Answer {
+	answers := map[string]service.Answer{}
+	for name, one := range in.Services {
+		answer := service.Answer{Ours: one.Ours(in.DefaultClass), Refusal: refused[name]}
+		for _, addr := range given[name].Addresses {
+			answer.Addresses = append(answer.Addresses, addr.Addr)
+		}
+		answer.Stale = !one.LoadBalancer && slices.ContainsFunc(one.Ingress, func(addr netip.Addr) bool {
+			return slices.ContainsFunc(in.Pools, func(p pool.Pool) bool { return p.Kind == pool.LoadBalancer && p.CIDR.Contains(addr) })
+		})
+		if answer.Ours || answer.Stale {
+			answers[name] = answer
+		}
+	}
+	return answers
+}
+
+// allowedOf reads the allow-lists. What cannot be read was refused when it was applied, and allows nothing.
+func allowedOf(spec *clearwayv1.ServiceRoutes) service.Allowed {
+	read := func(texts []string) []netip.Prefix {
+		var list []netip.Prefix
+		for _, text := range texts {
+			if prefix, err := netip.ParsePrefix(text); err == nil {
+				list = append(list, prefix)
+			}
+		}
+		return list
+	}
+	return service.Allowed{
+		LoadBalancer: read(spec.GetLoadBalancerIps()), External: read(spec.GetExternalIps()), Cluster: read(spec.GetClusterIps()),
+	}
+}
