@@ -48,7 +48,7 @@ func (c *cluster) ingress(t testing.TB, name string, want ...string) {
 	kubeapi.Eventually(t, soon, fmt.Sprintf("Service %s to have %v", name, want), func() error {
 		code, text, err := c.Call(t.Context(), http.MethodGet, servicePath(name), nil, "")
 		if err != nil || code != http.StatusOK {
-			return fmt.Errorf("%d %s %v", code, text, err)
+			return fmt.Errorf("%d %s %w", code, text, err)
 		}
 		var got struct {
 			Status struct {
