@@ -107,6 +107,18 @@ func TestServicesOutlastTheLeader(t *testing.T) {
 	second.eventually("the node tells both", func() bool {
 		return fmt.Sprint(heard.services()) == "[203.0.113.0/32 web/a 203.0.113.1/32 web/b]"
 	})
+	for at, want := range map[string]string{"n2": "[203.0.113.1/32 web/b]", "n1": "[203.0.113.0/32 web/a 203.0.113.1/32 web/b]"} {
+		moved := balanced("a", map[string]service.Readiness{"n3": service.Ready})
+		moved.ExternalLocal = true
+		all["web/a"] = moved
+		second.see(all)
+		second.eventually("the node tells b alone", func() bool { return fmt.Sprint(heard.services()) == "[203.0.113.1/32 web/b]" })
+		moved = balanced("a", map[string]service.Readiness{at: service.Ready}) // from one node to another: nobody else hears of it
+		moved.ExternalLocal = true
+		all["web/a"] = moved
+		second.see(all)
+		second.eventually("the node tells "+want, func() bool { return fmt.Sprint(heard.services()) == want })
+	}
 	second.see(map[string]*service.Service{})
 	second.eventually("the node tells none", func() bool { return len(heard.services()) == 0 })
 	answer, err := second.Delete(testContext(t), &clearwayv1.DeleteRequest{Kind: "IPPool", Name: "vips"})
@@ -229,7 +241,7 @@ func (w *servicesWorld) tells(node string) []string {
 // TestServicesInAnyOrder lets 10,000 changes of Services, endpoints and nodes happen in several orders, a few at a time. Now and
 // then, and in the end, each node is told what the twin says; in the end that is the same for all orders.
 func TestServicesInAnyOrder(t *testing.T) {
-	const seed, changes, checkEvery = 1, 10_000, 1_000
+	const seed, changes, checkEvery = 1, 10_000, 200
 	random := rand.New(rand.NewPCG(seed, seed))
 	all := happenings(random, changes)
 	ends := map[string]bool{}
