@@ -9,11 +9,13 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/clearway/clearway/integration/kubeapi"
 	"github.com/clearway/clearway/integration/lab"
 )
 
 func TestMain(m *testing.M) {
 	lab.ServeChild()
+	kubeapi.Main()
 	code := m.Run()
 	if code == 0 {
 		for _, err := range []error{goleak.Find(), lab.Leftovers()} {

@@ -1,11 +1,9 @@
 package kubeapi
 
 import (
-	"context"
 	"fmt"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -54,8 +52,14 @@ func serveEtcd(text string) error {
 // StartEtcd runs an etcd until the test ends and returns its client URL. It need not be waited for.
 func StartEtcd(t testing.TB) string {
 	t.Helper()
+	return StartEtcdIn(t, "")
+}
+
+// StartEtcdIn is StartEtcd in a network namespace, by its file.
+func StartEtcdIn(t testing.TB, network string) string {
+	t.Helper()
 	client, peer := "http://"+FreeAddress(t), "http://"+FreeAddress(t)
-	cmd := exec.CommandContext(context.Background(), os.Args[0]) // Launch ends it
+	cmd := command(network, os.Args[0])
 	cmd.Env = append(os.Environ(), etcdEnv+"="+filepath.Join(t.TempDir(), "etcd")+"\n"+client+"\n"+peer)
 	Launch(t, "etcd", cmd)
 	return client

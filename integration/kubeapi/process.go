@@ -5,6 +5,7 @@ import (
 	"context"
 	"net"
 	"os/exec"
+	"runtime"
 	"sync"
 	"syscall"
 	"testing"
@@ -53,6 +54,14 @@ func (l *lines) String() string {
 	return l.text.String()
 }
 
+// command prepares a program, in a network namespace by its file, or in ours. Launch ends it.
+func command(network string, argv ...string) *exec.Cmd {
+	if network != "" {
+		argv = append([]string{"nsenter", "--net=" + network, "--"}, argv...)
+	}
+	return exec.CommandContext(context.Background(), argv[0], argv[1:]...)
+}
+
 // Launch runs a command until the test ends, at the latest; a failed test shows the end of what it wrote.
 func Launch(t testing.TB, name string, cmd *exec.Cmd) *Process {
 	t.Helper()
@@ -62,13 +71,21 @@ func Launch(t testing.TB, name string, cmd *exec.Cmd) *Process {
 		cmd.Dir = t.TempDir()
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	started := make(chan error, 1)
+	go func() {
+		// Pdeathsig goes by the thread that forks, and threads of a lab come and go: this one stays as long as the process does.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // how it ended is in ProcessState
+			close(p.done)
+		}
+	}()
+	if err := <-started; err != nil {
 		t.Fatal(err)
 	}
-	go func() {
-		_ = cmd.Wait() // how it ended is in ProcessState
-		close(p.done)
-	}()
 	t.Cleanup(func() {
 		p.Kill()
 		if t.Failed() {

@@ -41,6 +41,8 @@ type Server struct {
 	argv []string
 	http *http.Client
 	test testing.TB
+	// network is the file of the network namespace that it is in; empty: ours.
+	network string
 }
 
 // Build makes the kube-apiserver, where it is not there yet, and returns where it is. Several at a time take turns.
@@ -77,12 +79,18 @@ func Build(ctx context.Context) (string, error) {
 // Start runs an API server over an etcd until the test ends, and waits until it serves.
 func Start(t testing.TB, etcd string) *Server {
 	t.Helper()
+	return StartIn(t, etcd, "")
+}
+
+// StartIn is Start in a network namespace, by its file: it listens at that one's loopback.
+func StartIn(t testing.TB, etcd, network string) *Server {
+	t.Helper()
 	program, err := Build(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	address := FreeAddress(t)
-	s := &Server{URL: "https://" + address, dir: t.TempDir(), test: t}
+	s := &Server{URL: "https://" + address, dir: t.TempDir(), test: t, network: network}
 	keys, tokens := filepath.Join(s.dir, "sa.key"), filepath.Join(s.dir, "tokens")
 	writeKey(t, keys)
 	write(t, tokens, fmt.Sprintf("%s,%s,1,\"system:masters\"\n%s,%s,2,\"system:serviceaccounts,system:serviceaccounts:clearway-system\"\n", Admin, Admin, Ipamd, Ipamd))
@@ -101,7 +109,7 @@ func Start(t testing.TB, etcd string) *Server {
 // Launch starts the server, for the first time or after its end, and waits until it serves.
 func (s *Server) Launch() {
 	s.test.Helper()
-	s.Process = Launch(s.test, "kube-apiserver", exec.CommandContext(context.Background(), s.argv[0], s.argv[1:]...))
+	s.Process = Launch(s.test, "kube-apiserver", command(s.network, s.argv...))
 	Eventually(s.test, startTime, "kube-apiserver", func() error {
 		if s.Ended() {
 			s.test.Fatal("kube-apiserver has ended")
@@ -117,7 +125,8 @@ func (s *Server) Ready() error {
 		if err != nil {
 			return err
 		}
-		s.http = client(authority)
+		s.http = client(authority, s.network)
+		s.test.Cleanup(s.http.CloseIdleConnections)
 	}
 	code, text, err := s.Call(context.Background(), http.MethodGet, "/readyz", nil, "")
 	if err != nil {
