@@ -99,6 +99,18 @@ loadBalancerClass: clearway.io/bgp, ipFamilyPolicy: RequireDualStack, ipFamilies
 		}
 	}
 
+	// The books agree, and who has the address is known.
+	for _, argv := range [][]string{{"bgp", "verify", "--probe"}, {"ipam", "check"}} {
+		_, err = r.Ctl(t.Context(), argv...)
+		must(t, err)
+	}
+	told, err := r.Ctl(t.Context(), "ipam", "show", "--ip", vip4)
+	must(t, err)
+	if want := "is held by Service default/web, of pool vips; told by r2n2."; !strings.Contains(told, want) {
+		t.Errorf("%q is not in %s", want, told)
+	}
+	r.found(t, []string{"bgp", "trace", vip4}, "is in pool vips, whose addresses are Services'")
+
 	// ipamd away: the routes stay, the agent's own restart included; without endpoints, once it is back, they go.
 	must(t, r.Node("ctl").Process(cluster.Ipamd).Kill(t.Context(), syscall.SIGKILL))
 	must(t, r.Crash(t.Context(), "r2n2"))

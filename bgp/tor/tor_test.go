@@ -1,10 +1,12 @@
 package tor
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/clearway/clearway/bgp/fleet"
+	"github.com/clearway/clearway/bgp/route"
 	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
 )
 
@@ -42,6 +44,26 @@ func TestFamilyWithoutPool(t *testing.T) {
 		if vendor == "junos" && strings.Contains(text, "pods6") {
 			t.Errorf("a term without a prefix matches every one:\n%s", text)
 		}
+	}
+}
+
+// TestServices: what nodes may tell of Services is taken as what they tell of pools is; each once.
+func TestServices(t *testing.T) {
+	r, err := Derive(fleet.New(
+		&clearwayv1.BGPPeer{Kind: "BGPPeer", Metadata: meta("tor"), Spec: &clearwayv1.BGPPeerSpec{PeerAddress: "192.0.2.1", PeerAsn: 65101}},
+		&clearwayv1.IPPool{Kind: "IPPool", Metadata: meta("vips"), Spec: &clearwayv1.IPPoolSpec{Cidr: "203.0.113.0/25", Kind: "LoadBalancer"}},
+		&clearwayv1.BGPConfiguration{Kind: "BGPConfiguration", Metadata: meta("default"), Spec: &clearwayv1.BGPConfigurationSpec{
+			Services: &clearwayv1.ServiceRoutes{
+				LoadBalancerIps: []string{"203.0.113.0/26"}, ExternalIps: []string{"198.51.100.0/24"}, ClusterIps: []string{"10.96.0.0/16", "fd00:96::/112"},
+			},
+		}},
+		&clearwayv1.Node{Kind: "Node", Metadata: meta("n1"), Spec: &clearwayv1.NodeSpec{Addresses: []string{"192.0.2.11/24"}}},
+	), Options{Peers: []string{"tor"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(r.Pools[route.IPv4], r.Pools[route.IPv6]); got != "[10.96.0.0/16 198.51.100.0/24 203.0.113.0/25] [fd00:96::/112]" {
+		t.Errorf("the router takes %s", got)
 	}
 }
 

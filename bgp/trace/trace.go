@@ -143,10 +143,19 @@ func (f *follower) findBlock() *clearwayv1.Block {
 		f.breaks(NoOwner, "", "%s is no block, and holds %d of them: ask for one, such as %s", f.trace.Target, len(parts), parts[0])
 	case pool == "":
 		f.breaks(OutsidePools, "", "%s is in no pool: nobody can own it", f.trace.Target)
+	case f.ofServices(pool):
+		f.breaks(NoOwner, "", "%s is in pool %s, whose addresses are Services': clearwayctl ipam show --ip says whose it is, and which nodes tell it",
+			f.trace.Target, pool)
 	default:
 		f.breaks(NoOwner, "", "%s is in pool %s, and in no block: no node owns it", f.trace.Target, pool)
 	}
 	return nil
+}
+
+func (f *follower) ofServices(name string) bool {
+	return slices.ContainsFunc(f.in.Pools, func(pool *clearwayv1.IPPool) bool {
+		return pool.GetMetadata().GetName() == name && pool.GetSpec().GetKind() == "LoadBalancer"
+	})
 }
 
 func (f *follower) pool() string {
