@@ -36,6 +36,7 @@ type core struct {
 	blocks   []netip.Prefix           // own ones, ascending; see blocksKnown
 	subnets  []netip.Prefix           // those of them that are a bridge's own
 	holes    []netip.Prefix           // what gets a blackhole route: see dig
+	services []config.ServicePrefix   // what is told of Services
 	// blocksKnown: the blocks were said once. Without them, or without a snapshot, the speaker is told nothing:
 	// a session that came up before its routes would end its first burst with an empty End-of-RIB.
 	blocksKnown bool
@@ -133,6 +134,9 @@ func (c *core) receive(box mailbox, now time.Time) {
 	if box.snapshot != nil || touched.all {
 		c.configure(&touched, now)
 	}
+	if box.snapshot != nil || touched.services {
+		c.services = config.Services(c.snapshot, c.ownership.Owners().Services())
+	}
 	c.dig(&touched)
 	c.write(before, touched)
 	c.tell(now)
@@ -142,6 +146,7 @@ func (c *core) receive(box mailbox, now time.Time) {
 type touched struct {
 	all      bool
 	prefixes []netip.Prefix // and all that share addresses with them
+	services bool           // what every node tells of Services
 }
 
 func (c *core) receiveOwnership(piece *clearwayv1.WatchOwnershipResponse, touched *touched) {
@@ -150,7 +155,7 @@ func (c *core) receiveOwnership(piece *clearwayv1.WatchOwnershipResponse, touche
 		c.log.Error("entries of the ownership log are left out", "error", err)
 	}
 	c.judge.Owners = c.ownership.Owners()
-	touched.all = touched.all || effect.Nodes
+	touched.all, touched.services = touched.all || effect.Nodes, touched.services || effect.Services
 	touched.prefixes = append(touched.prefixes, effect.Blocks...)
 	if piece.GetComplete() && c.afterOnline {
 		c.comeBack(touched)
@@ -200,7 +205,7 @@ func (c *core) dig(touched *touched) {
 		return !blackholed(block) || slices.Contains(c.subnets, block)
 	})
 	originated := map[netip.Prefix]struct{}{}
-	for _, one := range config.Originated(c.snapshot, c.blocks) {
+	for _, one := range config.Originated(c.snapshot, c.blocks, c.services) {
 		originated[one.Prefix] = struct{}{}
 		c.holes = append(c.holes, one.Prefix)
 	}
@@ -334,13 +339,13 @@ func (c *core) affected(touched touched) []netip.Prefix {
 
 // tell gives the speaker the whole, once both halves of it are known.
 func (c *core) tell(now time.Time) {
-	if c.snapshot == nil || !c.blocksKnown {
+	if c.snapshot == nil || !c.blocksKnown || !c.servicesKnown(now) {
 		return
 	}
 	desired := config.Desired{
 		Global: c.built.Global, Neighbors: slices.Clone(c.built.Neighbors), Ranges: slices.Clone(c.built.Ranges), Awaited: c.built.Awaited,
 	}
-	desired.Advertise, desired.Reflect = config.Advertise(c.snapshot, c.blocks), c.reflector.all()
+	desired.Advertise, desired.Reflect = config.Advertise(c.snapshot, c.blocks, c.services), c.reflector.all()
 	for i := range desired.Neighbors {
 		neighbor := &desired.Neighbors[i]
 		neighbor.SetNextHops(desired.Global, c.local)
@@ -360,6 +365,14 @@ func (c *core) tell(now time.Time) {
 	c.desired = desired
 	c.speaker.Set(desired)
 	c.bfd.want(desired.Neighbors)
+}
+
+// servicesKnown tells whether the ownership log has said what every node tells of Services, where they are told of at all: else
+// a session that comes up before would end its first burst without them, and the peers would drop them. Who starts without a
+// copy of the log, and without ipamd, does not wait for ever.
+func (c *core) servicesKnown(now time.Time) bool {
+	return len(config.ServiceSpace(c.snapshot)) == 0 || c.ownership.Complete() || !c.restart.told.IsZero() ||
+		now.Sub(c.restart.began) >= limits.alone
 }
 
 // learn takes over what peers tell.

@@ -99,6 +99,8 @@ func (s *script) do(ctx context.Context, command string, args []string) {
 		s.agent.SetOnline(command == "online")
 	case "own": // own NODE PREFIX..., own NODE@ADDRESS/BITS [as ASN] [reflects]; each is one tick of the log
 		s.own(args)
+	case "serve": // serve NAME ADDRESS...: every node tells them of a Service; without one, none any more
+		s.serve(args)
 	case "splits": // splits NODE BLOCK; its owner is asked for one half
 		s.log(&clearwayv1.BlockOwner{Node: args[0], Cidr: args[1], State: clearwayv1.BlockState_BLOCK_STATE_OWNED, Splits: true})
 	case "split": // split NODE BLOCK KEPT WITHDRAWING, in one tick
@@ -204,6 +206,15 @@ func (s *script) snapshot(args []string) *clearwayv1.NodeSnapshot {
 	if values["originate"] != "" {
 		snapshot.BgpConfiguration.Spec.OriginatedAggregates = []*clearwayv1.Aggregate{{Cidr: values["originate"], WithoutSpecifics: true}}
 	}
+	if values["services"] != "" { // a pool of theirs, and leave to tell; local=NAME:ADDRESS has an endpoint here
+		snapshot.BgpConfiguration.Spec.Services = &clearwayv1.ServiceRoutes{LoadBalancerIps: []string{values["services"]}}
+		snapshot.Pools = append(snapshot.Pools, &clearwayv1.IPPool{
+			Metadata: &clearwayv1.ObjectMeta{Name: "vips"}, Spec: &clearwayv1.IPPoolSpec{Cidr: values["services"], Kind: "LoadBalancer"},
+		})
+		if name, address, ok := strings.Cut(values["local"], ":"); ok {
+			snapshot.Services = []*clearwayv1.ServiceEntry{{Name: name, Addresses: []*clearwayv1.ServiceAddress{{Address: address, Pool: "vips"}}}}
+		}
+	}
 	if values["aggregates"] != "" {
 		snapshot.BgpConfiguration.Spec.Aggregates = strings.Split(values["aggregates"], ",")
 	}
@@ -247,6 +258,17 @@ func (s *script) own(args []string) {
 		}
 	}
 	s.agent.ApplyOwnership(piece)
+}
+
+func (s *script) serve(args []string) {
+	s.tick++
+	entry := &clearwayv1.ServiceEntry{Name: args[0]}
+	for _, address := range args[1:] {
+		entry.Addresses = append(entry.Addresses, &clearwayv1.ServiceAddress{Address: address, Pool: "vips"})
+	}
+	s.agent.ApplyOwnership(&clearwayv1.WatchOwnershipResponse{Incarnation: "i", Revision: s.tick, Complete: true, Entries: []*clearwayv1.OwnershipEntry{{
+		Deleted: len(args) == 1, Entry: &clearwayv1.OwnershipEntry_Service{Service: entry},
+	}}})
 }
 
 // log is one tick of the log, of these blocks; one that nobody owns is deleted from it.

@@ -14,10 +14,9 @@ import (
 // Advertise is what a node with these blocks tells its peers, before export filters: each with the communities of its pool,
 // and of the prefixes of BGPConfiguration that hold it; the addresses of Services besides with their own. What cannot be read
 // was refused when it was applied, and is left out.
-func Advertise(snapshot *clearwayv1.NodeSnapshot, blocks []netip.Prefix) []route.Advertisement {
+func Advertise(snapshot *clearwayv1.NodeSnapshot, blocks []netip.Prefix, services []ServicePrefix) []route.Advertisement {
 	communities := communitiesByPrefix(snapshot)
-	aggregates := Originated(snapshot, blocks)
-	services := Services(snapshot)
+	aggregates := Originated(snapshot, blocks, services)
 	list := make([]route.Advertisement, 0, len(blocks)+len(services)+len(aggregates))
 	add := func(prefix netip.Prefix, source route.Source, own []route.CommunityMatch) {
 		told := communities.and(prefix, own).of(prefix, source)
@@ -65,17 +64,41 @@ type ServicePrefix struct {
 	Communities []route.CommunityMatch
 }
 
-// Services are the addresses of Services that a node tells.
-func Services(snapshot *clearwayv1.NodeSnapshot) []ServicePrefix {
-	list := make([]ServicePrefix, 0, len(snapshot.GetServices()))
-	for _, one := range snapshot.GetServices() {
-		prefix, why := policy.ParsePrefix(one.GetPrefix())
-		communities, faults := policy.ParseCommunities("", one.GetCommunities(), false)
-		if why == "" && len(faults) == 0 {
-			list = append(list, ServicePrefix{prefix, communities})
+// excludeLabel on a Node keeps it from telling of Services: what Kubernetes has for machines that load balancers must not use.
+const excludeLabel = "node.kubernetes.io/exclude-from-external-load-balancers"
+
+// Services are the addresses of Services that a node tells, ascending: of those with endpoints on it, by its snapshot, and of
+// those that every node tells of. An address that several share is told as the first of them by name has it.
+func Services(snapshot *clearwayv1.NodeSnapshot, everywhere []*clearwayv1.ServiceEntry) []ServicePrefix {
+	labels := snapshot.GetNode().GetStatus().GetLabels()
+	spec := snapshot.GetBgpConfiguration().GetSpec().GetServices()
+	if _, excluded := labels[excludeLabel]; excluded || !Selects(spec.GetNodeSelector(), labels) {
+		return nil
+	}
+	closed := map[string]bool{} // pools that are not for this node
+	for _, pool := range snapshot.GetPools() {
+		closed[pool.GetMetadata().GetName()] = !Selects(pool.GetSpec().GetNodeSelector(), labels)
+	}
+	first := map[netip.Addr]*clearwayv1.ServiceEntry{}
+	for _, list := range [][]*clearwayv1.ServiceEntry{snapshot.GetServices(), everywhere} {
+		for _, entry := range list {
+			for _, one := range entry.GetAddresses() {
+				addr, err := netip.ParseAddr(one.GetAddress())
+				if err != nil || closed[one.GetPool()] || first[addr] != nil && first[addr].GetName() < entry.GetName() {
+					continue
+				}
+				first[addr] = entry
+			}
 		}
 	}
-	return list
+	told := make([]ServicePrefix, 0, len(first))
+	for addr, entry := range first {
+		if communities, faults := policy.ParseCommunities("", entry.GetCommunities(), false); len(faults) == 0 {
+			told = append(told, ServicePrefix{netip.PrefixFrom(addr, addr.BitLen()), communities})
+		}
+	}
+	slices.SortFunc(told, func(a, b ServicePrefix) int { return a.Prefix.Compare(b.Prefix) })
+	return told
 }
 
 // ServiceSpace is where addresses of Services may be: the pools of kind LoadBalancer, and what BGPConfiguration allows to be
@@ -100,17 +123,14 @@ func ServiceSpace(snapshot *clearwayv1.NodeSnapshot) []netip.Prefix {
 
 // Originated are the aggregates that a node with these blocks tells: those that select it and hold one of its blocks, or an
 // address of a Service that it tells, which is not the aggregate itself.
-func Originated(snapshot *clearwayv1.NodeSnapshot, blocks []netip.Prefix) []OriginatedAggregate {
+func Originated(snapshot *clearwayv1.NodeSnapshot, blocks []netip.Prefix, services []ServicePrefix) []OriginatedAggregate {
 	var list []OriginatedAggregate
-	var services []netip.Prefix
-	for _, one := range Services(snapshot) {
-		services = append(services, one.Prefix)
-	}
 	for _, spec := range snapshot.GetBgpConfiguration().GetSpec().GetOriginatedAggregates() {
 		prefix, why := policy.ParsePrefix(spec.GetCidr())
 		communities, faults := policy.ParseCommunities("", spec.GetCommunities(), false)
 		holds := func(block netip.Prefix) bool { return block != prefix && policy.Within(block, prefix) }
-		if why != "" || len(faults) > 0 || !slices.ContainsFunc(blocks, holds) && !slices.ContainsFunc(services, holds) || slices.Contains(blocks, prefix) ||
+		if why != "" || len(faults) > 0 || !slices.ContainsFunc(blocks, holds) &&
+			!slices.ContainsFunc(services, func(one ServicePrefix) bool { return holds(one.Prefix) }) || slices.Contains(blocks, prefix) ||
 			!Selects(spec.GetNodeSelector(), snapshot.GetNode().GetStatus().GetLabels()) {
 			continue
 		}

@@ -176,7 +176,7 @@ func (f *Fleet) Build() []Plan {
 		name := node.GetMetadata().GetName()
 		snapshot := f.Snapshot(node)
 		desired, problems := config.Build(name, snapshot, owners)
-		desired.Advertise = config.Advertise(snapshot, blocks[name])
+		desired.Advertise = config.Advertise(snapshot, blocks[name], nil)
 		for i := range desired.Neighbors {
 			neighbor := &desired.Neighbors[i]
 			neighbor.SetNextHops(desired.Global, nil)

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/gaissmai/bart"
+	"google.golang.org/protobuf/proto"
 
 	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
 )
@@ -72,6 +73,8 @@ type Owners struct {
 	nodes   map[string]Node
 	held    map[string]map[netip.Prefix]struct{} // the blocks of each node
 	subnets bart.Table[int]                      // the nodes' subnets, and how many nodes are in each
+	// services are those that every node tells of, by name.
+	services map[string]*clearwayv1.ServiceEntry
 }
 
 // Effect is what a change of the log touches.
@@ -82,9 +85,12 @@ type Effect struct {
 	// Nodes came, went, or changed their addresses or AS numbers: the node mesh is to be computed again, and paths
 	// that touch a node subnet are to be judged again.
 	Nodes bool
+	// Services that every node tells of came, went, or changed.
+	Services bool
 }
 
 func (e *Effect) merge(other Effect) {
+	e.Services = e.Services || other.Services
 	e.Blocks = append(e.Blocks, other.Blocks...)
 	e.Nodes = e.Nodes || other.Nodes
 }
@@ -181,6 +187,8 @@ func (o *Owners) Apply(entry *clearwayv1.OwnershipEntry) (Effect, error) {
 		return o.applyBlock(entry.GetBlock(), entry.GetDeleted())
 	case entry.GetNode() != nil:
 		return o.applyNode(entry.GetNode(), entry.GetDeleted())
+	case entry.GetService() != nil:
+		return o.applyService(entry.GetService(), entry.GetDeleted()), nil
 	}
 	return Effect{}, nil // a kind of entry that a later ipamd knows: nothing of ours
 }
@@ -237,6 +245,28 @@ func (o *Owners) applyNode(entry *clearwayv1.NodeEntry, deleted bool) (Effect, e
 	return Effect{Blocks: slices.Collect(maps.Keys(o.held[after.Name])), Nodes: true}, nil
 }
 
+// applyService keeps the entry itself: it is read where it is told.
+func (o *Owners) applyService(entry *clearwayv1.ServiceEntry, deleted bool) Effect {
+	before, known := o.services[entry.GetName()]
+	switch {
+	case deleted && !known, !deleted && proto.Equal(before, entry):
+		return Effect{}
+	case deleted:
+		delete(o.services, entry.GetName())
+	default:
+		if o.services == nil {
+			o.services = map[string]*clearwayv1.ServiceEntry{}
+		}
+		o.services[entry.GetName()] = entry
+	}
+	return Effect{Services: true}
+}
+
+// Services lists the Services that every node tells of, in no order. They are not to be changed.
+func (o *Owners) Services() []*clearwayv1.ServiceEntry {
+	return slices.Collect(maps.Values(o.services))
+}
+
 func (o *Owners) countSubnets(node Node, by int) {
 	for _, address := range node.Addresses {
 		o.subnets.Modify(address.Masked(), func(count int, _ bool) (int, bool) {
@@ -272,6 +302,7 @@ func (o *Owners) diff(other *Owners) Effect {
 			effect.Blocks = append(effect.Blocks, prefix)
 		}
 	}
+	effect.Services = !maps.EqualFunc(o.services, other.services, func(a, b *clearwayv1.ServiceEntry) bool { return proto.Equal(a, b) })
 	for name := range keysOfBoth(o.nodes, other.nodes) {
 		here, known := o.nodes[name]
 		there, alsoKnown := other.nodes[name]

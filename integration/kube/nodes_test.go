@@ -18,6 +18,8 @@ type agent struct {
 	name    string
 	session string
 	uid     string
+
+	services *serviceLog // once it is followed
 }
 
 func (a *agent) register(ctx context.Context) error {

@@ -3,9 +3,11 @@ package kube
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/clearway/clearway/integration/kubeapi"
@@ -74,7 +76,7 @@ func (c *cluster) ingress(t testing.TB, name string, want ...string) {
 	})
 }
 
-// tells waits until a node is to tell these addresses of Services, each PREFIX=SERVICE, and no other of the Services named so.
+// tells waits until a node is to tell these addresses of Services, each ADDRESS=SERVICE COMMUNITIES, and no other.
 func (a *agent) tells(t testing.TB, want ...string) {
 	t.Helper()
 	kubeapi.Eventually(t, soon, fmt.Sprintf("%s to tell %v", a.name, want), func() error {
@@ -83,15 +85,65 @@ func (a *agent) tells(t testing.TB, want ...string) {
 			return err
 		}
 		var has []string
-		for _, one := range snapshot.GetServices() {
-			has = append(has, strings.TrimSuffix(fmt.Sprint(one.GetPrefix(), "=", strings.TrimPrefix(one.GetService(), "default/"),
-				" ", strings.Join(one.GetCommunities(), " ")), " "))
+		for _, one := range append(snapshot.GetServices(), a.services.all()...) {
+			for _, addr := range one.GetAddresses() {
+				text := fmt.Sprint(addr.GetAddress(), "=", strings.TrimPrefix(one.GetName(), "default/"), " ", strings.Join(one.GetCommunities(), " "))
+				has = append(has, strings.TrimSpace(text))
+			}
 		}
-		if !slices.Equal(has, want) {
+		slices.Sort(has)
+		if !slices.Equal(has, slices.Sorted(slices.Values(want))) {
 			return fmt.Errorf("it tells %q", has)
 		}
 		return nil
 	})
+}
+
+// serviceLog is what the ownership log says of Services that every node tells of.
+type serviceLog struct {
+	mu   sync.Mutex // guards told
+	told map[string]*clearwayv1.ServiceEntry
+}
+
+// follow reads the log until the test ends, or ipamd does.
+func (a *agent) follow(t testing.TB) *serviceLog {
+	t.Helper()
+	stream, err := a.client.WatchOwnership(t.Context(), &clearwayv1.WatchOwnershipRequest{Node: a.name, SessionId: a.session})
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := &serviceLog{told: map[string]*clearwayv1.ServiceEntry{}}
+	go func() {
+		for {
+			piece, err := stream.Recv()
+			if err != nil {
+				return
+			}
+			log.take(piece)
+		}
+	}()
+	return log
+}
+
+func (l *serviceLog) take(piece *clearwayv1.WatchOwnershipResponse) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if piece.GetReset_() {
+		clear(l.told)
+	}
+	for _, entry := range piece.GetEntries() {
+		if one := entry.GetService(); one != nil && entry.GetDeleted() {
+			delete(l.told, one.GetName())
+		} else if one != nil {
+			l.told[one.GetName()] = one
+		}
+	}
+}
+
+func (l *serviceLog) all() []*clearwayv1.ServiceEntry {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Collect(maps.Values(l.told))
 }
 
 // testServices: Services get addresses of LoadBalancer pools, and nodes tell them where endpoints serve.
@@ -123,6 +175,9 @@ func testServices(t *testing.T, c *cluster) {
 			t.Fatal(err)
 		}
 	}
+	for _, one := range []*agent{a, b} {
+		one.services = one.follow(t)
+	}
 	t.Run("both families, from every node once an endpoint is ready", func(t *testing.T) {
 		c.applyService(t, "web", `clearway.io/communities: "64512:7"`, "ipFamilyPolicy: RequireDualStack, ipFamilies: [IPv4, IPv6]")
 		c.ingress(t, "web", "203.0.113.0", "2001:db8:113::")
@@ -130,7 +185,7 @@ func testServices(t *testing.T, c *cluster) {
 		a.tells(t)
 		c.applySlice(t, "web", "sa")
 		for _, one := range []*agent{a, b} {
-			one.tells(t, "203.0.113.0/32=web 64512:7", "2001:db8:113::/128=web 64512:7")
+			one.tells(t, "203.0.113.0=web 64512:7", "2001:db8:113::=web 64512:7")
 		}
 		if out, err := i.ctl(t, "", "ipam", "show", "--ip", "203.0.113.0"); err != nil || !strings.Contains(out, "is held by Service default/web") {
 			t.Errorf("%s %v", out, err)
@@ -142,8 +197,8 @@ func testServices(t *testing.T, c *cluster) {
 	t.Run("Local: where endpoints are, to their end", func(t *testing.T) {
 		c.applyService(t, "local", "", "externalTrafficPolicy: Local")
 		c.ingress(t, "local", "203.0.113.1")
-		web := []string{"203.0.113.0/32=web 64512:7", "2001:db8:113::/128=web 64512:7"}
-		with := []string{web[0], "203.0.113.1/32=local", web[1]}
+		web := []string{"203.0.113.0=web 64512:7", "2001:db8:113::=web 64512:7"}
+		with := []string{web[0], "203.0.113.1=local", web[1]}
 		c.applySlice(t, "local", "sa", "!sb")
 		a.tells(t, with...)
 		b.tells(t, web...)
@@ -181,16 +236,8 @@ func testServices(t *testing.T, c *cluster) {
 	t.Run("external addresses that are allowed", func(t *testing.T) {
 		c.applyService(t, "ext", "", "loadBalancerClass: other.example/class, externalIPs: [198.51.100.9, 8.8.8.8, 203.0.113.5]")
 		c.applySlice(t, "ext", "sb")
-		a.tells(t, "198.51.100.9/32=ext", "203.0.113.0/32=web 64512:7", "203.0.113.1/32=local", "2001:db8:113::/128=web 64512:7")
+		a.tells(t, "198.51.100.9=ext", "203.0.113.0=web 64512:7", "203.0.113.1=local", "2001:db8:113::=web 64512:7")
 		c.delete(t, servicePath("ext"))
-	})
-	t.Run("nodes that are left out", func(t *testing.T) {
-		c.applyNode(t, "sb", `labels: {node.kubernetes.io/exclude-from-external-load-balancers: ""}`, "")
-		b.tells(t)
-		c.apply(t, "IPPool", "vips6", "{cidr: 2001:db8:113::/125, kind: LoadBalancer, nodeSelector: {matchLabels: {no: one}}}")
-		a.tells(t, "203.0.113.0/32=web 64512:7", "203.0.113.1/32=local")
-		c.apply(t, "IPPool", "vips6", "{cidr: 2001:db8:113::/125, kind: LoadBalancer}")
-		c.applyNode(t, "sb", "labels: {}", "")
 	})
 	t.Run("communities that cannot be read", func(t *testing.T) {
 		c.applyService(t, "web", `clearway.io/communities: "64512"`, "ipFamilyPolicy: RequireDualStack, ipFamilies: [IPv4, IPv6]")
@@ -201,7 +248,7 @@ func testServices(t *testing.T, c *cluster) {
 			}
 			return err
 		})
-		a.tells(t, "203.0.113.0/32=web 64512:7", "203.0.113.1/32=local", "2001:db8:113::/128=web 64512:7")
+		a.tells(t, "203.0.113.0=web 64512:7", "203.0.113.1=local", "2001:db8:113::=web 64512:7")
 	})
 	t.Run("a pool that is in use stays", func(t *testing.T) {
 		c.delete(t, path("IPPool", "vips4"))

@@ -34,8 +34,11 @@ type ownership struct {
 }
 
 func entryKey(entry *clearwayv1.OwnershipEntry) string {
-	if b := entry.GetBlock(); b != nil {
-		return "block/" + b.GetCidr()
+	switch {
+	case entry.GetBlock() != nil:
+		return "block/" + entry.GetBlock().GetCidr()
+	case entry.GetService() != nil:
+		return "service/" + entry.GetService().GetName()
 	}
 	return "node/" + entry.GetNode().GetName()
 }

@@ -323,7 +323,10 @@ func (h *historian) count(ctx context.Context) error {
 	}
 	h.s.mu.Lock()
 	defer h.s.mu.Unlock()
-	h.s.state.past.bytes, h.s.state.past.counted = bytes, true // what was written meanwhile is nearly all in it
+	for hour, written := range h.s.state.past.bytes { // in this term; the list may have been read before it
+		bytes[hour] = max(bytes[hour], written)
+	}
+	h.s.state.past.bytes, h.s.state.past.counted = bytes, true
 	return nil
 }
 

@@ -284,6 +284,61 @@ func TestFullStoreLosesHistoryBeforeClaims(t *testing.T) {
 	})
 }
 
+// lateList is a store whose answer about the history comes late: it tells what there was when it was asked.
+type lateList struct {
+	*storetest.Fake
+	asked, answer chan struct{}
+	health        chan struct{} // what the historian asks next
+}
+
+func (s *lateList) List(ctx context.Context, room record.Key, each func(record.Record) error) error {
+	if room != record.History+"/" {
+		return s.Fake.List(ctx, room, each)
+	}
+	var all []record.Record
+	if err := s.Fake.List(ctx, room, func(one record.Record) error { all = append(all, one); return nil }); err != nil {
+		return err
+	}
+	close(s.asked)
+	<-s.answer
+	for _, one := range all {
+		if err := each(one); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *lateList) Health(ctx context.Context) (record.Health, error) {
+	select {
+	case s.health <- struct{}{}:
+	default:
+	}
+	return s.Fake.Health(ctx)
+}
+
+// TestHistoryIsCountedWhileItGrows: what is written while a new leader counts is found afterwards.
+func TestHistoryIsCountedWhileItGrows(t *testing.T) {
+	records := newFake()
+	first := start(t, records)
+	first.recorded()
+	first.stop()
+	late := &lateList{Fake: records, asked: make(chan struct{}), answer: make(chan struct{}), health: make(chan struct{})}
+	d := start(t, late)
+	a := d.agent("n1")
+	<-late.asked
+	d.clock.Advance(90 * time.Minute)
+	spec := held("n1", "10.244.0.5", 1, d.clock.Now().Add(-time.Minute))
+	a.mirror(&clearwayv1.MirrorAssignmentsRequest{
+		ThroughNumber: 1, Ended: []*clearwayv1.Tenure{{Assignment: spec, ReleasedTime: timestamp(d.clock.Now())}},
+	})
+	close(late.answer)
+	<-late.health
+	if got := d.history(&clearwayv1.HistoryRequest{Address: "10.244.0.5"}); len(got.GetTenures()) != 1 {
+		t.Errorf("got %v", got)
+	}
+}
+
 // TestHistoryAgainstATwin drives one node's assignments and releases of few addresses, in pieces as an agent sends them,
 // through failovers and repeats, and asks who held what around every change.
 func TestHistoryAgainstATwin(t *testing.T) {

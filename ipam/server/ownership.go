@@ -25,7 +25,7 @@ const (
 	maxLogBytes = 32 << 20
 )
 
-// ownershipLog is who owns which block, and the directory of nodes, as a log of ticks. Each message is encoded once and
+// ownershipLog is who owns which block, the directory of nodes, and the Services that every node tells of, as a log of ticks. Each message is encoded once and
 // its bytes are shared by all streams.
 type ownershipLog struct {
 	// mu guards all following fields.
@@ -288,17 +288,29 @@ func mustMarshal(message proto.Message) []byte {
 }
 
 func entryKey(entry *clearwayv1.OwnershipEntry) string {
-	if block := entry.GetBlock(); block != nil {
-		return "b" + block.GetCidr()
+	switch {
+	case entry.GetBlock() != nil:
+		return "b" + entry.GetBlock().GetCidr()
+	case entry.GetService() != nil:
+		return "s" + entry.GetService().GetName()
 	}
 	return "n" + entry.GetNode().GetName()
 }
 
 func deletedEntry(key string) *clearwayv1.OwnershipEntry {
-	if key[0] == 'b' {
+	switch key[0] {
+	case 'b':
 		return deletedBlock(key[1:])
+	case 's':
+		return deletedService(key[1:])
 	}
 	return deletedNode(key[1:])
+}
+
+func deletedService(name string) *clearwayv1.OwnershipEntry {
+	return &clearwayv1.OwnershipEntry{
+		Entry: &clearwayv1.OwnershipEntry_Service{Service: &clearwayv1.ServiceEntry{Name: name}}, Deleted: true,
+	}
 }
 
 func deletedBlock(cidr string) *clearwayv1.OwnershipEntry {

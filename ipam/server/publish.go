@@ -26,6 +26,9 @@ func (s *Server) publishLocked(touched *change) {
 	for block := range touched.blocks {
 		entries = append(entries, s.state.blockEntry(block))
 	}
+	for name := range touched.services {
+		entries = append(entries, s.state.kube.services.entry(name))
+	}
 	if touched.config { // labels, AS numbers and addresses may follow from any of it
 		for name := range s.state.nodes {
 			touched.nodes[name] = struct{}{}
@@ -37,7 +40,7 @@ func (s *Server) publishLocked(touched *change) {
 		}
 	}
 	s.owners.set(s.state.revision, s.state.told(entries))
-	if touched.config || touched.everyTeller {
+	if touched.config {
 		s.sessions.wakeAll()
 		return
 	}
@@ -60,6 +63,9 @@ func (s *Server) resetOwnersLocked(whole bool) {
 	}
 	for name := range s.state.nodes {
 		entries = append(entries, s.state.nodeEntry(name))
+	}
+	for name := range s.state.kube.services.everywhere {
+		entries = append(entries, s.state.kube.services.entry(name))
 	}
 	s.owners.begin(s.termLocked())
 	s.owners.reset(s.state.revision, s.state.incarnation, s.state.told(entries), whole, s.state.recovering())

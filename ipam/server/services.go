@@ -53,7 +53,9 @@ func (s *services) apply(name string, value []byte, touched *change) error {
 		return nil
 	}
 	for _, route := range slices.Concat(before.GetRoutes(), next.GetRoutes()) {
-		touched.everyTeller = touched.everyTeller || route.GetEveryNode()
+		if route.GetEveryNode() {
+			touched.services[name] = struct{}{}
+		}
 		for _, node := range route.GetNodes() {
 			touched.tellers[node] = struct{}{}
 		}
@@ -175,56 +177,48 @@ func (s *services) toldAt(addr netip.Addr) string {
 	}
 }
 
-// excludeLabel on a Node keeps it from telling of Services: what Kubernetes has for machines that load balancers must not use.
-const excludeLabel = "node.kubernetes.io/exclude-from-external-load-balancers"
-
-// servicesFor are the addresses of Services that a node tells, ascending: each once, as the first of those that share it says.
-func (s *state) servicesFor(node string) []*clearwayv1.ServicePrefix {
-	labels := s.labelsOf(node)
-	cluster, _ := s.config[kindBGPConfiguration][defaultName].object.(*clearwayv1.BGPConfiguration)
-	if _, excluded := labels[excludeLabel]; excluded || !selects(cluster.GetSpec().GetServices().GetNodeSelector(), labels) {
-		return nil
-	}
-	told := map[netip.Addr]*clearwayv1.ServicePrefix{}
-	tell := func(name string) {
-		one := s.kube.services.records[name]
-		for _, route := range one.GetRoutes() {
-			if _, here := slices.BinarySearch(route.GetNodes(), node); !here && !route.GetEveryNode() {
-				continue
-			}
-			for _, text := range route.GetAddresses() {
-				addr, err := netip.ParseAddr(text)
-				if err != nil || !s.nodeTells(addr, one, labels) || told[addr] != nil && told[addr].GetService() < name {
-					continue
-				}
-				told[addr] = &clearwayv1.ServicePrefix{
-					Prefix: netip.PrefixFrom(addr, addr.BitLen()).String(), Service: name, Communities: route.GetCommunities(),
-				}
-			}
+// entry is what all nodes see of a Service: the addresses that every one of them tells.
+func (s *services) entry(name string) *clearwayv1.OwnershipEntry {
+	one := s.records[name]
+	for _, route := range one.GetRoutes() {
+		if route.GetEveryNode() {
+			return &clearwayv1.OwnershipEntry{Entry: &clearwayv1.OwnershipEntry_Service{Service: entryOf(name, one, func(route *clearwayv1.ServiceRoute) bool {
+				return route.GetEveryNode()
+			})}}
 		}
 	}
-	for name := range s.kube.services.everywhere {
-		tell(name)
-	}
-	for name := range s.kube.services.on[node] {
-		tell(name)
-	}
-	list := make([]*clearwayv1.ServicePrefix, 0, len(told))
-	for _, addr := range slices.SortedFunc(maps.Keys(told), netip.Addr.Compare) {
-		list = append(list, told[addr])
-	}
-	return list
+	return deletedService(name)
 }
 
-// nodeTells tells whether a node of these labels is for the pool that a Service was given an address of.
-func (s *state) nodeTells(addr netip.Addr, one *clearwayv1.KubernetesService, labels map[string]string) bool {
+// entryOf joins the routes of a Service that match, each address with the pool that it was given of.
+func entryOf(name string, one *clearwayv1.KubernetesService, match func(*clearwayv1.ServiceRoute) bool) *clearwayv1.ServiceEntry {
+	pools := map[string]string{}
 	for _, given := range one.GetAddresses() {
-		if given.GetAddress() == addr.String() {
-			from := s.pools[given.GetPool()]
-			return from == nil || from.Selects(labels)
-		}
+		pools[given.GetAddress()] = given.GetPool()
 	}
-	return true
+	entry := &clearwayv1.ServiceEntry{Name: name}
+	for _, route := range one.GetRoutes() {
+		if !match(route) {
+			continue
+		}
+		for _, text := range route.GetAddresses() {
+			entry.Addresses = append(entry.Addresses, &clearwayv1.ServiceAddress{Address: text, Pool: pools[text]})
+		}
+		entry.Communities = route.GetCommunities()
+	}
+	return entry
+}
+
+// servicesFor are the Services with endpoints on a node, of which it tells beside those that every node tells, by name.
+func (s *state) servicesFor(node string) []*clearwayv1.ServiceEntry {
+	var list []*clearwayv1.ServiceEntry
+	for _, name := range sortedNames(s.kube.services.on[node]) {
+		list = append(list, entryOf(name, s.kube.services.records[name], func(route *clearwayv1.ServiceRoute) bool {
+			_, here := slices.BinarySearch(route.GetNodes(), node)
+			return here
+		}))
+	}
+	return list
 }
 
 // SeeServices takes all Services that there are in Kubernetes, by NAMESPACE/NAME, gives them addresses, and says who tells of
@@ -232,6 +226,7 @@ func (s *state) nodeTells(addr netip.Addr, one *clearwayv1.KubernetesService, la
 func (s *Server) SeeServices(ctx context.Context, all map[string]*service.Service) (map[string]service.Answer, error) {
 	in := service.Input{Services: all, Held: map[string]service.Held{}, Now: s.now()}
 	var allowed service.Allowed
+	var records map[string]*clearwayv1.KubernetesService
 	err := s.view(func(st *state) {
 		for _, one := range st.pools {
 			in.Pools = append(in.Pools, one.Pool)
@@ -239,14 +234,15 @@ func (s *Server) SeeServices(ctx context.Context, all map[string]*service.Servic
 		in.Reservations = slices.Clone(st.reserved)
 		cluster, _ := st.config[kindBGPConfiguration][defaultName].object.(*clearwayv1.BGPConfiguration)
 		in.DefaultClass, allowed = cluster.GetSpec().GetServices().GetDefaultClass(), allowedOf(cluster.GetSpec().GetServices())
-		for name, one := range st.kube.services.records {
-			if held := addressesOfService(one); len(held) > 0 {
-				in.Held[name] = service.Held{UID: one.GetUid(), Addresses: held, Since: one.GetGivenTime().AsTime()}
-			}
-		}
+		records = maps.Clone(st.kube.services.records) // the messages in it are never changed
 	})
 	if err != nil {
 		return nil, err
+	}
+	for name, one := range records {
+		if held := addressesOfService(one); len(held) > 0 {
+			in.Held[name] = service.Held{UID: one.GetUid(), Addresses: held, Since: one.GetGivenTime().AsTime()}
+		}
 	}
 	faults := s.communityFaults(all)
 	given, refused := service.Give(in)
@@ -254,25 +250,51 @@ func (s *Server) SeeServices(ctx context.Context, all map[string]*service.Servic
 	for name, fault := range faults {
 		refused[name] = strings.TrimPrefix(refused[name]+"; "+fault, "; ")
 	}
-	if err := s.see(ctx, func(p *plan) {
-		for name, one := range wanted {
-			if p.mayHave(one) {
-				before := p.kube.services.records[name]
-				if faults[name] != "" {
-					one = asBefore(one, before)
-				}
-				saw(p, record.KubernetesServices, name, before, one)
-			}
+	for name := range faults {
+		if wanted[name] != nil {
+			wanted[name] = asBefore(wanted[name], records[name])
 		}
-		for name := range p.kube.services.records {
-			if wanted[name] == nil && len(p.ops) < seenAtOnce {
-				p.write(record.Op{Key: record.KubernetesKey(record.KubernetesServices, name)})
-			}
+	}
+	// To compare ten thousand of them takes some milliseconds: not while everybody waits.
+	var changed []string
+	for name := range joined(records, wanted) {
+		if !proto.Equal(records[name], wanted[name]) {
+			changed = append(changed, name)
 		}
-	}); err != nil {
-		return nil, err
+	}
+	for some := range slices.Chunk(changed, seenAtOnce) {
+		if err := s.claims.do(ctx, true, func(p *plan) error {
+			for _, name := range some {
+				p.putService(name, wanted[name])
+			}
+			return nil
+		}); err != nil {
+			return nil, err
+		}
 	}
 	return answersOf(in, given, refused), nil
+}
+
+func joined[V any](a, b map[string]V) map[string]struct{} {
+	keys := make(map[string]struct{}, len(a)+len(b))
+	for key := range a {
+		keys[key] = struct{}{}
+	}
+	for key := range b {
+		keys[key] = struct{}{}
+	}
+	return keys
+}
+
+// putService writes one record; nil: it is no more.
+func (p *plan) putService(name string, one *clearwayv1.KubernetesService) {
+	key := record.KubernetesKey(record.KubernetesServices, name)
+	switch {
+	case one == nil:
+		p.write(record.Op{Key: key})
+	case p.mayHave(one):
+		p.write(record.Op{Key: key, Value: mustMarshal(one)})
+	}
 }
 
 // communityFaults tells of Services whose annotation names what is no community.

@@ -116,13 +116,12 @@ type change struct {
 	life   bool
 	nodes  map[string]struct{} // whose snapshot or directory entry may differ
 	blocks map[netip.Prefix]struct{}
-	// tellers are nodes whose snapshot alone may differ; everyTeller: of all nodes.
-	tellers     map[string]struct{}
-	everyTeller bool
+	// tellers are nodes whose snapshot alone may differ; services are those whose entry may.
+	tellers, services map[string]struct{}
 }
 
 func newChange() *change {
-	return &change{nodes: map[string]struct{}{}, blocks: map[netip.Prefix]struct{}{}, tellers: map[string]struct{}{}}
+	return &change{nodes: map[string]struct{}{}, blocks: map[netip.Prefix]struct{}{}, tellers: map[string]struct{}{}, services: map[string]struct{}{}}
 }
 
 // apply brings one record into the state. An error means a record that this program did not write: nothing is changed.

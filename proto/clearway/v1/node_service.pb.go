@@ -1957,8 +1957,8 @@ type NodeSnapshot struct {
 	Quotas     []*IPQuota                      `protobuf:"bytes,12,rep,name=quotas,proto3" json:"quotas,omitempty"`
 	// The node's own.
 	Allowances []*QuotaAllowance `protobuf:"bytes,13,rep,name=allowances,proto3" json:"allowances,omitempty"`
-	// Addresses of Services that the node is to tell its BGPPeers, ascending.
-	Services      []*ServicePrefix `protobuf:"bytes,21,rep,name=services,proto3" json:"services,omitempty"`
+	// Services with endpoints on the node, of which it tells its BGPPeers beside those that every node tells (ServiceEntry).
+	Services      []*ServiceEntry `protobuf:"bytes,21,rep,name=services,proto3" json:"services,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2091,71 +2091,9 @@ func (x *NodeSnapshot) GetAllowances() []*QuotaAllowance {
 	return nil
 }
 
-func (x *NodeSnapshot) GetServices() []*ServicePrefix {
+func (x *NodeSnapshot) GetServices() []*ServiceEntry {
 	if x != nil {
 		return x.Services
-	}
-	return nil
-}
-
-// ServicePrefix is an address of a Service, as a node tells it.
-type ServicePrefix struct {
-	state  protoimpl.MessageState `protogen:"open.v1"`
-	Prefix string                 `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
-	// Whose it is: NAMESPACE/NAME, of the first where several share it.
-	Service       string   `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
-	Communities   []string `protobuf:"bytes,3,rep,name=communities,proto3" json:"communities,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ServicePrefix) Reset() {
-	*x = ServicePrefix{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[25]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ServicePrefix) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ServicePrefix) ProtoMessage() {}
-
-func (x *ServicePrefix) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[25]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ServicePrefix.ProtoReflect.Descriptor instead.
-func (*ServicePrefix) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{25}
-}
-
-func (x *ServicePrefix) GetPrefix() string {
-	if x != nil {
-		return x.Prefix
-	}
-	return ""
-}
-
-func (x *ServicePrefix) GetService() string {
-	if x != nil {
-		return x.Service
-	}
-	return ""
-}
-
-func (x *ServicePrefix) GetCommunities() []string {
-	if x != nil {
-		return x.Communities
 	}
 	return nil
 }
@@ -2174,7 +2112,7 @@ type Query struct {
 
 func (x *Query) Reset() {
 	*x = Query{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[26]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2186,7 +2124,7 @@ func (x *Query) String() string {
 func (*Query) ProtoMessage() {}
 
 func (x *Query) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[26]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2199,7 +2137,7 @@ func (x *Query) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Query.ProtoReflect.Descriptor instead.
 func (*Query) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{26}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Query) GetId() string {
@@ -2241,7 +2179,7 @@ type VerifyQuery struct {
 
 func (x *VerifyQuery) Reset() {
 	*x = VerifyQuery{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[27]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2253,7 +2191,7 @@ func (x *VerifyQuery) String() string {
 func (*VerifyQuery) ProtoMessage() {}
 
 func (x *VerifyQuery) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[27]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2266,7 +2204,7 @@ func (x *VerifyQuery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyQuery.ProtoReflect.Descriptor instead.
 func (*VerifyQuery) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{27}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *VerifyQuery) GetProbes() []*ProbeTarget {
@@ -2286,7 +2224,7 @@ type ProbeTarget struct {
 
 func (x *ProbeTarget) Reset() {
 	*x = ProbeTarget{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[28]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2298,7 +2236,7 @@ func (x *ProbeTarget) String() string {
 func (*ProbeTarget) ProtoMessage() {}
 
 func (x *ProbeTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[28]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2311,7 +2249,7 @@ func (x *ProbeTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeTarget.ProtoReflect.Descriptor instead.
 func (*ProbeTarget) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{28}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ProbeTarget) GetBlock() string {
@@ -2346,7 +2284,7 @@ type VerifyAnswer struct {
 
 func (x *VerifyAnswer) Reset() {
 	*x = VerifyAnswer{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[29]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2358,7 +2296,7 @@ func (x *VerifyAnswer) String() string {
 func (*VerifyAnswer) ProtoMessage() {}
 
 func (x *VerifyAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[29]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2371,7 +2309,7 @@ func (x *VerifyAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyAnswer.ProtoReflect.Descriptor instead.
 func (*VerifyAnswer) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{29}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *VerifyAnswer) GetMismatches() []*RouteMismatch {
@@ -2439,7 +2377,7 @@ type AnswerQueryRequest struct {
 
 func (x *AnswerQueryRequest) Reset() {
 	*x = AnswerQueryRequest{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[30]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2451,7 +2389,7 @@ func (x *AnswerQueryRequest) String() string {
 func (*AnswerQueryRequest) ProtoMessage() {}
 
 func (x *AnswerQueryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[30]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2464,7 +2402,7 @@ func (x *AnswerQueryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerQueryRequest.ProtoReflect.Descriptor instead.
 func (*AnswerQueryRequest) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{30}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AnswerQueryRequest) GetNode() string {
@@ -2517,7 +2455,7 @@ type AnswerQueryResponse struct {
 
 func (x *AnswerQueryResponse) Reset() {
 	*x = AnswerQueryResponse{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[31]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2529,7 +2467,7 @@ func (x *AnswerQueryResponse) String() string {
 func (*AnswerQueryResponse) ProtoMessage() {}
 
 func (x *AnswerQueryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[31]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2542,7 +2480,7 @@ func (x *AnswerQueryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerQueryResponse.ProtoReflect.Descriptor instead.
 func (*AnswerQueryResponse) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{31}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{30}
 }
 
 type WatchOwnershipRequest struct {
@@ -2558,7 +2496,7 @@ type WatchOwnershipRequest struct {
 
 func (x *WatchOwnershipRequest) Reset() {
 	*x = WatchOwnershipRequest{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[32]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2570,7 +2508,7 @@ func (x *WatchOwnershipRequest) String() string {
 func (*WatchOwnershipRequest) ProtoMessage() {}
 
 func (x *WatchOwnershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[32]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2583,7 +2521,7 @@ func (x *WatchOwnershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchOwnershipRequest.ProtoReflect.Descriptor instead.
 func (*WatchOwnershipRequest) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{32}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *WatchOwnershipRequest) GetNode() string {
@@ -2633,7 +2571,7 @@ type WatchOwnershipResponse struct {
 
 func (x *WatchOwnershipResponse) Reset() {
 	*x = WatchOwnershipResponse{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[33]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2645,7 +2583,7 @@ func (x *WatchOwnershipResponse) String() string {
 func (*WatchOwnershipResponse) ProtoMessage() {}
 
 func (x *WatchOwnershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[33]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2658,7 +2596,7 @@ func (x *WatchOwnershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchOwnershipResponse.ProtoReflect.Descriptor instead.
 func (*WatchOwnershipResponse) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{33}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *WatchOwnershipResponse) GetIncarnation() string {
@@ -2709,8 +2647,9 @@ type OwnershipEntry struct {
 	//
 	//	*OwnershipEntry_Block
 	//	*OwnershipEntry_Node
+	//	*OwnershipEntry_Service
 	Entry isOwnershipEntry_Entry `protobuf_oneof:"entry"`
-	// The block or node of this key is no more.
+	// The block, node or service of this key is no more.
 	Deleted       bool `protobuf:"varint,3,opt,name=deleted,proto3" json:"deleted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2718,7 +2657,7 @@ type OwnershipEntry struct {
 
 func (x *OwnershipEntry) Reset() {
 	*x = OwnershipEntry{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[34]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2730,7 +2669,7 @@ func (x *OwnershipEntry) String() string {
 func (*OwnershipEntry) ProtoMessage() {}
 
 func (x *OwnershipEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[34]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2743,7 +2682,7 @@ func (x *OwnershipEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OwnershipEntry.ProtoReflect.Descriptor instead.
 func (*OwnershipEntry) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{34}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *OwnershipEntry) GetEntry() isOwnershipEntry_Entry {
@@ -2771,6 +2710,15 @@ func (x *OwnershipEntry) GetNode() *NodeEntry {
 	return nil
 }
 
+func (x *OwnershipEntry) GetService() *ServiceEntry {
+	if x != nil {
+		if x, ok := x.Entry.(*OwnershipEntry_Service); ok {
+			return x.Service
+		}
+	}
+	return nil
+}
+
 func (x *OwnershipEntry) GetDeleted() bool {
 	if x != nil {
 		return x.Deleted
@@ -2790,9 +2738,78 @@ type OwnershipEntry_Node struct {
 	Node *NodeEntry `protobuf:"bytes,2,opt,name=node,proto3,oneof"`
 }
 
+type OwnershipEntry_Service struct {
+	Service *ServiceEntry `protobuf:"bytes,4,opt,name=service,proto3,oneof"`
+}
+
 func (*OwnershipEntry_Block) isOwnershipEntry_Entry() {}
 
 func (*OwnershipEntry_Node) isOwnershipEntry_Entry() {}
+
+func (*OwnershipEntry_Service) isOwnershipEntry_Entry() {}
+
+// ServiceEntry is addresses of a Service that every node tells. What only nodes with an endpoint tell is in their snapshots:
+// of a Service with endpoints everywhere, one of them comes and goes without the others' hearing of it.
+type ServiceEntry struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// NAMESPACE/NAME.
+	Name          string            `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Addresses     []*ServiceAddress `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	Communities   []string          `protobuf:"bytes,3,rep,name=communities,proto3" json:"communities,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServiceEntry) Reset() {
+	*x = ServiceEntry{}
+	mi := &file_clearway_v1_node_service_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServiceEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServiceEntry) ProtoMessage() {}
+
+func (x *ServiceEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_node_service_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServiceEntry.ProtoReflect.Descriptor instead.
+func (*ServiceEntry) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *ServiceEntry) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ServiceEntry) GetAddresses() []*ServiceAddress {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *ServiceEntry) GetCommunities() []string {
+	if x != nil {
+		return x.Communities
+	}
+	return nil
+}
 
 type BlockOwner struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
@@ -3176,7 +3193,7 @@ const file_clearway_v1_node_service_proto_rawDesc = "" +
 	"\x11WatchNodeResponse\x127\n" +
 	"\bsnapshot\x18\x01 \x01(\v2\x19.clearway.v1.NodeSnapshotH\x00R\bsnapshot\x12*\n" +
 	"\x05query\x18\x02 \x01(\v2\x12.clearway.v1.QueryH\x00R\x05queryB\t\n" +
-	"\amessage\"\xea\x06\n" +
+	"\amessage\"\xe9\x06\n" +
 	"\fNodeSnapshot\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\tR\vincarnation\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12%\n" +
@@ -3196,15 +3213,11 @@ const file_clearway_v1_node_service_proto_rawDesc = "" +
 	"\x06quotas\x18\f \x03(\v2\x14.clearway.v1.IPQuotaR\x06quotas\x12;\n" +
 	"\n" +
 	"allowances\x18\r \x03(\v2\x1b.clearway.v1.QuotaAllowanceR\n" +
-	"allowances\x126\n" +
-	"\bservices\x18\x15 \x03(\v2\x1a.clearway.v1.ServicePrefixR\bservices\x1a_\n" +
+	"allowances\x125\n" +
+	"\bservices\x18\x15 \x03(\v2\x19.clearway.v1.ServiceEntryR\bservices\x1a_\n" +
 	"\x0fNamespacesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x126\n" +
-	"\x05value\x18\x02 \x01(\v2 .clearway.v1.KubernetesNamespaceR\x05value:\x028\x01\"c\n" +
-	"\rServicePrefix\x12\x16\n" +
-	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x18\n" +
-	"\aservice\x18\x02 \x01(\tR\aservice\x12 \n" +
-	"\vcommunities\x18\x03 \x03(\tR\vcommunities\"\xaf\x01\n" +
+	"\x05value\x18\x02 \x01(\v2 .clearway.v1.KubernetesNamespaceR\x05value:\x028\x01\"\xaf\x01\n" +
 	"\x05Query\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12,\n" +
 	"\x04list\x18\x02 \x01(\v2\x18.clearway.v1.ListRequestR\x04list\x126\n" +
@@ -3246,12 +3259,17 @@ const file_clearway_v1_node_service_proto_rawDesc = "" +
 	"\x05reset\x18\x03 \x01(\bR\x05reset\x12\x1a\n" +
 	"\bcomplete\x18\x04 \x01(\bR\bcomplete\x125\n" +
 	"\aentries\x18\x05 \x03(\v2\x1b.clearway.v1.OwnershipEntryR\aentries\x12\x12\n" +
-	"\x04term\x18\x06 \x01(\x06R\x04term\"\x92\x01\n" +
+	"\x04term\x18\x06 \x01(\x06R\x04term\"\xc9\x01\n" +
 	"\x0eOwnershipEntry\x12/\n" +
 	"\x05block\x18\x01 \x01(\v2\x17.clearway.v1.BlockOwnerH\x00R\x05block\x12,\n" +
-	"\x04node\x18\x02 \x01(\v2\x16.clearway.v1.NodeEntryH\x00R\x04node\x12\x18\n" +
+	"\x04node\x18\x02 \x01(\v2\x16.clearway.v1.NodeEntryH\x00R\x04node\x125\n" +
+	"\aservice\x18\x04 \x01(\v2\x19.clearway.v1.ServiceEntryH\x00R\aservice\x12\x18\n" +
 	"\adeleted\x18\x03 \x01(\bR\adeletedB\a\n" +
-	"\x05entry\"\xca\x01\n" +
+	"\x05entry\"\x7f\n" +
+	"\fServiceEntry\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x129\n" +
+	"\taddresses\x18\x02 \x03(\v2\x1b.clearway.v1.ServiceAddressR\taddresses\x12 \n" +
+	"\vcommunities\x18\x03 \x03(\tR\vcommunities\"\xca\x01\n" +
 	"\n" +
 	"BlockOwner\x12\x12\n" +
 	"\x04cidr\x18\x01 \x01(\tR\x04cidr\x12\x12\n" +
@@ -3325,16 +3343,16 @@ var file_clearway_v1_node_service_proto_goTypes = []any{
 	(*WatchNodeRequest)(nil),          // 22: clearway.v1.WatchNodeRequest
 	(*WatchNodeResponse)(nil),         // 23: clearway.v1.WatchNodeResponse
 	(*NodeSnapshot)(nil),              // 24: clearway.v1.NodeSnapshot
-	(*ServicePrefix)(nil),             // 25: clearway.v1.ServicePrefix
-	(*Query)(nil),                     // 26: clearway.v1.Query
-	(*VerifyQuery)(nil),               // 27: clearway.v1.VerifyQuery
-	(*ProbeTarget)(nil),               // 28: clearway.v1.ProbeTarget
-	(*VerifyAnswer)(nil),              // 29: clearway.v1.VerifyAnswer
-	(*AnswerQueryRequest)(nil),        // 30: clearway.v1.AnswerQueryRequest
-	(*AnswerQueryResponse)(nil),       // 31: clearway.v1.AnswerQueryResponse
-	(*WatchOwnershipRequest)(nil),     // 32: clearway.v1.WatchOwnershipRequest
-	(*WatchOwnershipResponse)(nil),    // 33: clearway.v1.WatchOwnershipResponse
-	(*OwnershipEntry)(nil),            // 34: clearway.v1.OwnershipEntry
+	(*Query)(nil),                     // 25: clearway.v1.Query
+	(*VerifyQuery)(nil),               // 26: clearway.v1.VerifyQuery
+	(*ProbeTarget)(nil),               // 27: clearway.v1.ProbeTarget
+	(*VerifyAnswer)(nil),              // 28: clearway.v1.VerifyAnswer
+	(*AnswerQueryRequest)(nil),        // 29: clearway.v1.AnswerQueryRequest
+	(*AnswerQueryResponse)(nil),       // 30: clearway.v1.AnswerQueryResponse
+	(*WatchOwnershipRequest)(nil),     // 31: clearway.v1.WatchOwnershipRequest
+	(*WatchOwnershipResponse)(nil),    // 32: clearway.v1.WatchOwnershipResponse
+	(*OwnershipEntry)(nil),            // 33: clearway.v1.OwnershipEntry
+	(*ServiceEntry)(nil),              // 34: clearway.v1.ServiceEntry
 	(*BlockOwner)(nil),                // 35: clearway.v1.BlockOwner
 	(*NodeEntry)(nil),                 // 36: clearway.v1.NodeEntry
 	nil,                               // 37: clearway.v1.RegisterRequest.LabelsEntry
@@ -3358,8 +3376,9 @@ var file_clearway_v1_node_service_proto_goTypes = []any{
 	(*ListRequest)(nil),               // 55: clearway.v1.ListRequest
 	(*RouteMismatch)(nil),             // 56: clearway.v1.RouteMismatch
 	(*ListResponse)(nil),              // 57: clearway.v1.ListResponse
-	(BlockState)(0),                   // 58: clearway.v1.BlockState
-	(*KubernetesNamespace)(nil),       // 59: clearway.v1.KubernetesNamespace
+	(*ServiceAddress)(nil),            // 58: clearway.v1.ServiceAddress
+	(BlockState)(0),                   // 59: clearway.v1.BlockState
+	(*KubernetesNamespace)(nil),       // 60: clearway.v1.KubernetesNamespace
 }
 var file_clearway_v1_node_service_proto_depIdxs = []int32{
 	39, // 0: clearway.v1.Recovering.earliest:type_name -> google.protobuf.Timestamp
@@ -3383,7 +3402,7 @@ var file_clearway_v1_node_service_proto_depIdxs = []int32{
 	46, // 18: clearway.v1.ReportStatusRequest.events:type_name -> clearway.v1.EventSpec
 	20, // 19: clearway.v1.ReportStatusRequest.blocks:type_name -> clearway.v1.BlockUse
 	24, // 20: clearway.v1.WatchNodeResponse.snapshot:type_name -> clearway.v1.NodeSnapshot
-	26, // 21: clearway.v1.WatchNodeResponse.query:type_name -> clearway.v1.Query
+	25, // 21: clearway.v1.WatchNodeResponse.query:type_name -> clearway.v1.Query
 	47, // 22: clearway.v1.NodeSnapshot.node:type_name -> clearway.v1.Node
 	48, // 23: clearway.v1.NodeSnapshot.pools:type_name -> clearway.v1.IPPool
 	49, // 24: clearway.v1.NodeSnapshot.reservations:type_name -> clearway.v1.IPReservation
@@ -3395,46 +3414,48 @@ var file_clearway_v1_node_service_proto_depIdxs = []int32{
 	38, // 30: clearway.v1.NodeSnapshot.namespaces:type_name -> clearway.v1.NodeSnapshot.NamespacesEntry
 	54, // 31: clearway.v1.NodeSnapshot.quotas:type_name -> clearway.v1.IPQuota
 	41, // 32: clearway.v1.NodeSnapshot.allowances:type_name -> clearway.v1.QuotaAllowance
-	25, // 33: clearway.v1.NodeSnapshot.services:type_name -> clearway.v1.ServicePrefix
+	34, // 33: clearway.v1.NodeSnapshot.services:type_name -> clearway.v1.ServiceEntry
 	55, // 34: clearway.v1.Query.list:type_name -> clearway.v1.ListRequest
 	39, // 35: clearway.v1.Query.deadline:type_name -> google.protobuf.Timestamp
-	27, // 36: clearway.v1.Query.verify:type_name -> clearway.v1.VerifyQuery
-	28, // 37: clearway.v1.VerifyQuery.probes:type_name -> clearway.v1.ProbeTarget
+	26, // 36: clearway.v1.Query.verify:type_name -> clearway.v1.VerifyQuery
+	27, // 37: clearway.v1.VerifyQuery.probes:type_name -> clearway.v1.ProbeTarget
 	56, // 38: clearway.v1.VerifyAnswer.mismatches:type_name -> clearway.v1.RouteMismatch
 	57, // 39: clearway.v1.AnswerQueryRequest.answer:type_name -> clearway.v1.ListResponse
-	29, // 40: clearway.v1.AnswerQueryRequest.verify:type_name -> clearway.v1.VerifyAnswer
-	34, // 41: clearway.v1.WatchOwnershipResponse.entries:type_name -> clearway.v1.OwnershipEntry
+	28, // 40: clearway.v1.AnswerQueryRequest.verify:type_name -> clearway.v1.VerifyAnswer
+	33, // 41: clearway.v1.WatchOwnershipResponse.entries:type_name -> clearway.v1.OwnershipEntry
 	35, // 42: clearway.v1.OwnershipEntry.block:type_name -> clearway.v1.BlockOwner
 	36, // 43: clearway.v1.OwnershipEntry.node:type_name -> clearway.v1.NodeEntry
-	58, // 44: clearway.v1.BlockOwner.state:type_name -> clearway.v1.BlockState
-	59, // 45: clearway.v1.NodeSnapshot.NamespacesEntry.value:type_name -> clearway.v1.KubernetesNamespace
-	2,  // 46: clearway.v1.NodeService.Register:input_type -> clearway.v1.RegisterRequest
-	4,  // 47: clearway.v1.NodeService.ClaimBlock:input_type -> clearway.v1.ClaimBlockRequest
-	12, // 48: clearway.v1.NodeService.ReleaseBlock:input_type -> clearway.v1.ReleaseBlockRequest
-	7,  // 49: clearway.v1.NodeService.ClaimFloating:input_type -> clearway.v1.ClaimFloatingRequest
-	10, // 50: clearway.v1.NodeService.SetAllowance:input_type -> clearway.v1.SetAllowanceRequest
-	14, // 51: clearway.v1.NodeService.AnswerCallBack:input_type -> clearway.v1.AnswerCallBackRequest
-	16, // 52: clearway.v1.NodeService.MirrorAssignments:input_type -> clearway.v1.MirrorAssignmentsRequest
-	19, // 53: clearway.v1.NodeService.ReportStatus:input_type -> clearway.v1.ReportStatusRequest
-	22, // 54: clearway.v1.NodeService.WatchNode:input_type -> clearway.v1.WatchNodeRequest
-	32, // 55: clearway.v1.NodeService.WatchOwnership:input_type -> clearway.v1.WatchOwnershipRequest
-	30, // 56: clearway.v1.NodeService.AnswerQuery:input_type -> clearway.v1.AnswerQueryRequest
-	3,  // 57: clearway.v1.NodeService.Register:output_type -> clearway.v1.RegisterResponse
-	6,  // 58: clearway.v1.NodeService.ClaimBlock:output_type -> clearway.v1.ClaimBlockResponse
-	13, // 59: clearway.v1.NodeService.ReleaseBlock:output_type -> clearway.v1.ReleaseBlockResponse
-	8,  // 60: clearway.v1.NodeService.ClaimFloating:output_type -> clearway.v1.ClaimFloatingResponse
-	11, // 61: clearway.v1.NodeService.SetAllowance:output_type -> clearway.v1.SetAllowanceResponse
-	15, // 62: clearway.v1.NodeService.AnswerCallBack:output_type -> clearway.v1.AnswerCallBackResponse
-	18, // 63: clearway.v1.NodeService.MirrorAssignments:output_type -> clearway.v1.MirrorAssignmentsResponse
-	21, // 64: clearway.v1.NodeService.ReportStatus:output_type -> clearway.v1.ReportStatusResponse
-	23, // 65: clearway.v1.NodeService.WatchNode:output_type -> clearway.v1.WatchNodeResponse
-	33, // 66: clearway.v1.NodeService.WatchOwnership:output_type -> clearway.v1.WatchOwnershipResponse
-	31, // 67: clearway.v1.NodeService.AnswerQuery:output_type -> clearway.v1.AnswerQueryResponse
-	57, // [57:68] is the sub-list for method output_type
-	46, // [46:57] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	34, // 44: clearway.v1.OwnershipEntry.service:type_name -> clearway.v1.ServiceEntry
+	58, // 45: clearway.v1.ServiceEntry.addresses:type_name -> clearway.v1.ServiceAddress
+	59, // 46: clearway.v1.BlockOwner.state:type_name -> clearway.v1.BlockState
+	60, // 47: clearway.v1.NodeSnapshot.NamespacesEntry.value:type_name -> clearway.v1.KubernetesNamespace
+	2,  // 48: clearway.v1.NodeService.Register:input_type -> clearway.v1.RegisterRequest
+	4,  // 49: clearway.v1.NodeService.ClaimBlock:input_type -> clearway.v1.ClaimBlockRequest
+	12, // 50: clearway.v1.NodeService.ReleaseBlock:input_type -> clearway.v1.ReleaseBlockRequest
+	7,  // 51: clearway.v1.NodeService.ClaimFloating:input_type -> clearway.v1.ClaimFloatingRequest
+	10, // 52: clearway.v1.NodeService.SetAllowance:input_type -> clearway.v1.SetAllowanceRequest
+	14, // 53: clearway.v1.NodeService.AnswerCallBack:input_type -> clearway.v1.AnswerCallBackRequest
+	16, // 54: clearway.v1.NodeService.MirrorAssignments:input_type -> clearway.v1.MirrorAssignmentsRequest
+	19, // 55: clearway.v1.NodeService.ReportStatus:input_type -> clearway.v1.ReportStatusRequest
+	22, // 56: clearway.v1.NodeService.WatchNode:input_type -> clearway.v1.WatchNodeRequest
+	31, // 57: clearway.v1.NodeService.WatchOwnership:input_type -> clearway.v1.WatchOwnershipRequest
+	29, // 58: clearway.v1.NodeService.AnswerQuery:input_type -> clearway.v1.AnswerQueryRequest
+	3,  // 59: clearway.v1.NodeService.Register:output_type -> clearway.v1.RegisterResponse
+	6,  // 60: clearway.v1.NodeService.ClaimBlock:output_type -> clearway.v1.ClaimBlockResponse
+	13, // 61: clearway.v1.NodeService.ReleaseBlock:output_type -> clearway.v1.ReleaseBlockResponse
+	8,  // 62: clearway.v1.NodeService.ClaimFloating:output_type -> clearway.v1.ClaimFloatingResponse
+	11, // 63: clearway.v1.NodeService.SetAllowance:output_type -> clearway.v1.SetAllowanceResponse
+	15, // 64: clearway.v1.NodeService.AnswerCallBack:output_type -> clearway.v1.AnswerCallBackResponse
+	18, // 65: clearway.v1.NodeService.MirrorAssignments:output_type -> clearway.v1.MirrorAssignmentsResponse
+	21, // 66: clearway.v1.NodeService.ReportStatus:output_type -> clearway.v1.ReportStatusResponse
+	23, // 67: clearway.v1.NodeService.WatchNode:output_type -> clearway.v1.WatchNodeResponse
+	32, // 68: clearway.v1.NodeService.WatchOwnership:output_type -> clearway.v1.WatchOwnershipResponse
+	30, // 69: clearway.v1.NodeService.AnswerQuery:output_type -> clearway.v1.AnswerQueryResponse
+	59, // [59:70] is the sub-list for method output_type
+	48, // [48:59] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_clearway_v1_node_service_proto_init() }
@@ -3449,9 +3470,10 @@ func file_clearway_v1_node_service_proto_init() {
 		(*WatchNodeResponse_Snapshot)(nil),
 		(*WatchNodeResponse_Query)(nil),
 	}
-	file_clearway_v1_node_service_proto_msgTypes[34].OneofWrappers = []any{
+	file_clearway_v1_node_service_proto_msgTypes[33].OneofWrappers = []any{
 		(*OwnershipEntry_Block)(nil),
 		(*OwnershipEntry_Node)(nil),
+		(*OwnershipEntry_Service)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
