@@ -35,13 +35,13 @@ type road struct {
 }
 
 // raise builds a topology with Clearway in it and waits until all sessions stand.
-func raise(t *testing.T, name string) *road {
+func raise(t testing.TB, name string) *road {
 	t.Helper()
 	return raiseWith(t, name, "")
 }
 
 // raiseWith is raise with a CNI network of its own; empty: the default one.
-func raiseWith(t *testing.T, name, network string) *road {
+func raiseWith(t testing.TB, name, network string) *road {
 	t.Helper()
 	topology, err := lab.ReadTopology("../deploy/containerlab/" + name + ".clab.yml")
 	if err != nil {
@@ -65,7 +65,7 @@ func raiseWith(t *testing.T, name, network string) *road {
 	return r
 }
 
-func (r *road) settled(t *testing.T) {
+func (r *road) settled(t testing.TB) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*soon)
 	defer cancel()
@@ -74,7 +74,7 @@ func (r *road) settled(t *testing.T) {
 	}
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

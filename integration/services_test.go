@@ -137,7 +137,7 @@ loadBalancerClass: clearway.io/bgp, ipFamilyPolicy: RequireDualStack, ipFamilies
 }
 
 // toKubernetes starts ipamd anew, over the same store, with its configuration in Kubernetes.
-func (r *road) toKubernetes(t *testing.T, kubeconfig string) {
+func (r *road) toKubernetes(t testing.TB, kubeconfig string) {
 	t.Helper()
 	ctl := r.Node("ctl")
 	must(t, ctl.Process(cluster.Ipamd).Kill(t.Context(), syscall.SIGTERM))

@@ -55,7 +55,7 @@ func (m *mirror) tellServices(ctx context.Context, all map[string]*service.Servi
 	written := 0
 	for _, name := range slices.Sorted(maps.Keys(m.answers)) {
 		one, answer := all[name], m.answers[name]
-		if one == nil {
+		if one == nil || one.UID != answer.UID { // it has been made anew since: another round comes
 			continue
 		}
 		if m.refusals[name] != answer.Refusal && answer.Refusal != "" {

@@ -371,7 +371,7 @@ func wantedServices(in service.Input, given map[string]service.Held, allowed ser
 func answersOf(in service.Input, given map[string]service.Held, refused map[string]string) map[string]service.Answer {
 	answers := map[string]service.Answer{}
 	for name, one := range in.Services {
-		answer := service.Answer{Ours: one.Ours(in.DefaultClass), Refusal: refused[name]}
+		answer := service.Answer{UID: one.UID, Ours: one.Ours(in.DefaultClass), Refusal: refused[name]}
 		for _, addr := range given[name].Addresses {
 			answer.Addresses = append(answer.Addresses, addr.Addr)
 		}

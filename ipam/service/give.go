@@ -39,6 +39,7 @@ type Input struct {
 
 // Answer is what became of a Service.
 type Answer struct {
+	UID string
 	// Ours: the Service gets its addresses here. Addresses are those that it has.
 	Ours      bool
 	Addresses []netip.Addr
@@ -56,7 +57,7 @@ type Answer struct {
 // else gets one before its Service had its turn.
 func Give(in Input) (given map[string]Held, refused map[string]string) {
 	b := &book{
-		Input: in, users: map[netip.Addr][]*Service{}, cursors: map[string]*cursor{}, given: map[string]Held{}, refused: map[string]string{},
+		Input: in, users: map[netip.Addr][]*Service{}, shared: map[sharing][]netip.Addr{}, cursors: map[string]*cursor{}, given: map[string]Held{}, refused: map[string]string{},
 	}
 	b.Pools = slices.SortedFunc(slices.Values(in.Pools), func(a, c pool.Pool) int {
 		return cmp.Or(cmp.Compare(c.Priority, a.Priority), cmp.Compare(a.Name, c.Name))
@@ -83,11 +84,17 @@ const maxRounds = 10
 type book struct {
 	Input
 	users   map[netip.Addr][]*Service
-	cursors map[string]*cursor // by pool: all before it is taken
+	shared  map[sharing][]netip.Addr // in the order in which they were put
+	cursors map[string]*cursor       // by pool: all before it is taken
 	given   map[string]Held
 	refused map[string]string
 	moved   bool // one has left an address for another
 }
+
+// sharing is what Services that may share an address have in common.
+type sharing struct{ namespace, key string }
+
+func sharingOf(s *Service) sharing { return sharing{s.Namespace, s.SharingKey} }
 
 // cursor is how far a pool was searched: what may be given, ascending, from next on (invalid: from the first part's begin).
 type cursor struct {
@@ -183,8 +190,8 @@ func (b *book) find(s *Service, family Family, asked netip.Addr) (found Address,
 		}
 	}
 	if s.SharingKey != "" {
-		for _, addr := range slices.SortedFunc(maps.Keys(b.users), netip.Addr.Compare) {
-			if FamilyOf(addr) != family || b.users[addr][0].SharingKey != s.SharingKey {
+		for _, addr := range b.shared[sharingOf(s)] {
+			if FamilyOf(addr) != family {
 				continue
 			}
 			if of, why := b.may(addr, s); why == "" {
@@ -320,6 +327,9 @@ func (b *book) usersIn(from pool.Pool) (count int) {
 
 func (b *book) put(s *Service, addr Address, since time.Time) {
 	b.users[addr.Addr] = append(b.users[addr.Addr], s)
+	if s.SharingKey != "" && !slices.Contains(b.shared[sharingOf(s)], addr.Addr) {
+		b.shared[sharingOf(s)] = append(b.shared[sharingOf(s)], addr.Addr)
+	}
 	held := b.given[s.Key()]
 	held.UID = s.UID
 	if held.Since.IsZero() || since.Before(held.Since) {
@@ -335,6 +345,7 @@ func (b *book) drop(s *Service, addr Address) {
 	if len(b.users[addr.Addr]) == 0 {
 		delete(b.users, addr.Addr)
 		delete(b.cursors, addr.Pool) // there is one before it that is free now
+		b.shared[sharingOf(s)] = slices.DeleteFunc(b.shared[sharingOf(s)], func(one netip.Addr) bool { return one == addr.Addr })
 	}
 	held := b.given[s.Key()]
 	held.Addresses = slices.DeleteFunc(held.Addresses, func(one Address) bool { return one == addr })
