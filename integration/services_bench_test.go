@@ -64,7 +64,7 @@ allocateLoadBalancerNodePorts: false, ports: [{port: 80}]}}`, name, addresses));
 	seen := watchRoutes(b, r.Node("tor1"), netip.MustParseAddr(probe))
 	lab.Eventually(b, 4*soon, "all to be told", func() error {
 		text, err := r.NodeCtl(b.Context(), "r1n1", "bgp", "routes", "advertised", "--no-headers")
-		if lines := strings.Count(text, "VIP"); err == nil && lines < others+1 {
+		if lines := strings.Count(text, "100.64."); err == nil && lines < others+1 {
 			err = fmt.Errorf("%d are told", lines)
 		}
 		return err

@@ -140,7 +140,7 @@ func (b *book) inOrder() []*Service {
 		return 1
 	}
 	slices.SortFunc(all, func(x, y *Service) int {
-		return cmp.Or(cmp.Compare(rank(x), rank(y)), x.Created.Compare(y.Created), cmp.Compare(x.Key(), y.Key()))
+		return cmp.Or(cmp.Compare(rank(x), rank(y)), x.Created.Compare(y.Created), cmp.Compare(x.Namespace, y.Namespace), cmp.Compare(x.Name, y.Name))
 	})
 	return all
 }
