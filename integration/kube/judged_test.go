@@ -228,6 +228,7 @@ var texts = map[string][]string{
 var alike = map[string]string{
 	"restartTime": "duration", "deferralTime": "duration", "minTx": "duration", "minRx": "duration", "connectRetryTime": "connectTime",
 	"peerAddress": "address", "sourceAddress": "address", "exportFilters": "importFilters", "reason": "",
+	"loadBalancerIPs": "aggregates", "externalIPs": "aggregates", "clusterIPs": "aggregates",
 	"allCommunities": "anyCommunities", "noCommunities": "anyCommunities", "removeCommunities": "anyCommunities", "addCommunities": "communities",
 }
 

@@ -70,10 +70,15 @@ func (s *Server) lead(ctx context.Context, term record.Term) error {
 	if err != nil {
 		return err
 	}
-	if err := s.settleLife(ctx, term, loaded); err != nil {
+	wentBack, err := s.settleLife(ctx, term, loaded)
+	if err != nil {
 		return err
 	}
+	reason, awaited := loaded.life.GetRecovery().GetReason(), loaded.awaited()
 	s.enter(loaded, term)
+	if wentBack { // not told before: who does not lead writes no events
+		s.noteRecovery(reason, awaited)
+	}
 	s.log.Info("leading", "revision", loaded.revision, "blocks", len(loaded.blocks), "nodes", len(loaded.nodes))
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.claims.run(ctx, term) })
@@ -119,10 +124,10 @@ func (s *Server) load(ctx context.Context) (*state, error) {
 }
 
 // settleLife finds out which life of the store this is: a new one, the one of before, or one that was restored.
-func (s *Server) settleLife(ctx context.Context, term record.Term, loaded *state) error {
+func (s *Server) settleLife(ctx context.Context, term record.Term, loaded *state) (isRestored bool, err error) {
 	identity, err := s.store.Identity(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	was, life := loaded.incarnation, loaded.life
 	incarnation := was
@@ -150,18 +155,15 @@ func (s *Server) settleLife(ctx context.Context, term record.Term, loaded *state
 	}
 	revision, err := s.store.Commit(ctx, term, txn)
 	if err != nil {
-		return fmt.Errorf("name the store's incarnation: %w", err)
+		return false, fmt.Errorf("name the store's incarnation: %w", err)
 	}
 	for _, op := range txn.Ops {
 		if err := loaded.applyOp(op, revision, newChange()); err != nil {
-			return err
+			return false, err
 		}
 	}
 	loaded.revision = revision
-	if why != "" {
-		s.noteRecovery(life.GetRecovery().GetReason(), loaded.awaited())
-	}
-	return nil
+	return why != "", nil
 }
 
 // remembers tells why the store went back in time, by what this process has seen of it before; "" when it did not.
