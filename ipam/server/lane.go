@@ -78,7 +78,8 @@ func newLane(s *Server, name string) *lane {
 	return &lane{s: s, name: name, queue: make(chan *wish, maxQueued)}
 }
 
-// do hands a wish to the lane and waits for its answer.
+// do hands a wish to the lane and waits for its answer. When ctx ends before, decide may be running still, or run later: what
+// it writes is not to be read then.
 func (l *lane) do(ctx context.Context, own bool, decide func(*plan) error) error {
 	if err := l.s.mustLead(); err != nil {
 		return err
@@ -99,12 +100,15 @@ func (l *lane) do(ctx context.Context, own bool, decide func(*plan) error) error
 
 // due asks whether there is something to be done, beside others' wishes: what is done by itself, one transaction after the
 // other, is mostly not, and thousands of nodes may register at once. look changes nothing.
-func (s *Server) due(ctx context.Context, look func(*plan) bool) (found bool, err error) {
-	err = s.claims.do(ctx, false, func(p *plan) error {
+func (s *Server) due(ctx context.Context, look func(*plan) bool) (bool, error) {
+	found := false
+	if err := s.claims.do(ctx, false, func(p *plan) error {
 		found = look(p)
 		return nil
-	})
-	return found, err
+	}); err != nil {
+		return false, err // found may be written still
+	}
+	return found, nil
 }
 
 // run serves the queue until the term is over; its error tells why.
