@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -218,6 +219,7 @@ func (r *road) orphaned(t *testing.T) {
 	r.settled(t)
 	blocks, err := r.Blocks(t.Context(), node)
 	must(t, err)
+	r.freshAt(t, "tor2", blocks) // what is stale still when a session breaks again goes at once (RFC 4724 section 4.2)
 	must(t, r.Crash(t.Context(), node))
 	_, err = r.Ctl(t.Context(), "node", "delete", node)
 	must(t, err)
@@ -250,4 +252,22 @@ func (r *road) orphaned(t *testing.T) {
 	r.settled(t)
 	r.pod(t, node, "again")
 	r.right(t)
+}
+
+// freshAt waits until a router has been told of blocks in the session that stands, and has them from none before it.
+func (r *road) freshAt(t *testing.T, router string, blocks []netip.Prefix) {
+	t.Helper()
+	for _, block := range blocks {
+		family := "ipv6"
+		if block.Addr().Is4() {
+			family = "ipv4"
+		}
+		lab.Eventually(t, soon, fmt.Sprintf("%s to have %s anew", router, block), func() error {
+			text, err := r.Node(router).Exec(t.Context(), "vtysh", "-c", fmt.Sprintf("show bgp %s unicast %s json", family, block))
+			if err == nil && (!strings.Contains(text, `"valid":true`) || strings.Contains(text, `"stale":true`)) {
+				err = fmt.Errorf("it has %s", text)
+			}
+			return err
+		})
+	}
 }
