@@ -33,10 +33,7 @@ const calls = 16
 
 func serviceToRouter(b *testing.B, others int) {
 	r := raise(b, "two-racks")
-	network := fmt.Sprintf("/proc/%d/ns/net", r.Node("ctl").Process(cluster.Ipamd).PID())
-	api := kubeapi.StartIn(b, kubeapi.StartEtcdIn(b, network), network)
-	api.InstallDefinitions()
-	api.InstallRoles()
+	api := r.apiServer(b)
 	for path, object := range map[string]string{
 		"ippools/vips": "{apiVersion: clearway.io/v1, kind: IPPool, metadata: {name: vips}, spec: {cidr: 100.64.0.0/16, kind: LoadBalancer}}",
 		"bgpconfigurations/default": `{apiVersion: clearway.io/v1, kind: BGPConfiguration, metadata: {name: default},

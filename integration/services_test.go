@@ -18,10 +18,7 @@ import (
 // endpoints from node to node, and packets from outside reach it by the ToR that has an endpoint below it.
 func TestServices(t *testing.T) {
 	r := raise(t, "two-racks")
-	network := fmt.Sprintf("/proc/%d/ns/net", r.Node("ctl").Process(cluster.Ipamd).PID())
-	api := kubeapi.StartIn(t, kubeapi.StartEtcdIn(t, network), network)
-	api.InstallDefinitions()
-	api.InstallRoles()
+	api := r.apiServer(t)
 	apply := func(path, object string) {
 		t.Helper()
 		must(t, api.ServerSideApply(t.Context(), path, []byte(object)))
@@ -134,6 +131,16 @@ loadBalancerClass: clearway.io/bgp, ipFamilyPolicy: RequireDualStack, ipFamilies
 	if err != nil || code != http.StatusOK {
 		t.Errorf("%d %s %v", code, answer, err)
 	}
+}
+
+// apiServer starts one on ipamd's node, with what Clearway installs in it.
+func (r *road) apiServer(t testing.TB) *kubeapi.Server {
+	t.Helper()
+	network := fmt.Sprintf("/proc/%d/ns/net", r.Node("ctl").Process(cluster.Ipamd).PID())
+	api := kubeapi.StartIn(t, kubeapi.StartEtcdIn(t, network), network)
+	api.InstallDefinitions()
+	api.InstallRoles()
+	return api
 }
 
 // toKubernetes starts ipamd anew, over the same store, with its configuration in Kubernetes.

@@ -338,12 +338,7 @@ func (d *deriver) addPools() {
 
 // addServices adds what nodes may tell of Services beside the pools.
 func (d *deriver) addServices() {
-	spec := d.fleet.Configuration().GetSpec().GetServices()
-	for _, text := range slices.Concat(spec.GetLoadBalancerIps(), spec.GetExternalIps(), spec.GetClusterIps()) {
-		prefix, why := policy.ParsePrefix(text)
-		if why != "" {
-			continue
-		}
+	for _, prefix := range config.ServiceSpace(&clearwayv1.NodeSnapshot{BgpConfiguration: d.fleet.Configuration()}) {
 		family := route.FamilyOf(prefix)
 		if !slices.ContainsFunc(d.router.Pools[family], func(other netip.Prefix) bool { return policy.Within(prefix, other) }) {
 			d.router.Pools[family] = append(d.router.Pools[family], prefix)

@@ -28,11 +28,9 @@ const (
 	communitiesAnnotation = ownPrefix + "communities"
 )
 
-// The most that the annotations of one Service may name.
-const (
-	maxServicePools       = 16
-	maxServiceCommunities = 32
-)
+// maxServicePools is the most pools that one Service may name. What it may say of communities the Keeper judges, as it does
+// those of pools.
+const maxServicePools = 16
 
 // serviceOf reads a Service, without its endpoints.
 func serviceOf(object *corev1.Service) *service.Service {
@@ -110,10 +108,6 @@ func readServiceAnnotations(s *service.Service, object *corev1.Service) {
 		fault("annotation "+servicePoolsAnnotation, fmt.Sprint(len(s.Pools)), "are more than %d pools", maxServicePools)
 	}
 	s.Communities = splitList(object.Annotations[communitiesAnnotation])
-	if len(s.Communities) > maxServiceCommunities {
-		fault("annotation "+communitiesAnnotation, fmt.Sprint(len(s.Communities)), "are more than %d communities", maxServiceCommunities)
-		s.Communities = s.Communities[:maxServiceCommunities]
-	}
 }
 
 func splitList(text string) []string {

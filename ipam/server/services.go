@@ -17,8 +17,7 @@ import (
 	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
 )
 
-// services is what is kept of Kubernetes' Services, by NAMESPACE/NAME, with the indices that questions need. Its maps' names
-// are never changed in place.
+// services is what is kept of Kubernetes' Services, by NAMESPACE/NAME, with the indices that questions need.
 type services struct {
 	records    map[string]*clearwayv1.KubernetesService
 	byAddress  map[netip.Addr][]string        // who was given an address, ascending
@@ -179,15 +178,11 @@ func (s *services) toldAt(addr netip.Addr) string {
 
 // entry is what all nodes see of a Service: the addresses that every one of them tells.
 func (s *services) entry(name string) *clearwayv1.OwnershipEntry {
-	one := s.records[name]
-	for _, route := range one.GetRoutes() {
-		if route.GetEveryNode() {
-			return &clearwayv1.OwnershipEntry{Entry: &clearwayv1.OwnershipEntry_Service{Service: entryOf(name, one, func(route *clearwayv1.ServiceRoute) bool {
-				return route.GetEveryNode()
-			})}}
-		}
+	entry := entryOf(name, s.records[name], (*clearwayv1.ServiceRoute).GetEveryNode)
+	if len(entry.GetAddresses()) == 0 {
+		return deletedService(name)
 	}
-	return deletedService(name)
+	return &clearwayv1.OwnershipEntry{Entry: &clearwayv1.OwnershipEntry_Service{Service: entry}}
 }
 
 // entryOf joins the routes of a Service that match, each address with the pool that it was given of.
@@ -368,19 +363,22 @@ func wantedServices(in service.Input, given map[string]service.Held, allowed ser
 	return wanted
 }
 
+// answersOf tells of the Services that get their addresses here, and of those whose status shows an address of ours and that
+// are none of ours any more: they have none.
 func answersOf(in service.Input, given map[string]service.Held, refused map[string]string) map[string]service.Answer {
 	answers := map[string]service.Answer{}
 	for name, one := range in.Services {
-		answer := service.Answer{UID: one.UID, Ours: one.Ours(in.DefaultClass), Refusal: refused[name]}
+		stale := !one.LoadBalancer && slices.ContainsFunc(one.Ingress, func(addr netip.Addr) bool {
+			return slices.ContainsFunc(in.Pools, func(p pool.Pool) bool { return p.Kind == pool.LoadBalancer && p.CIDR.Contains(addr) })
+		})
+		if !stale && !one.Ours(in.DefaultClass) {
+			continue
+		}
+		answer := service.Answer{UID: one.UID, Refusal: refused[name]}
 		for _, addr := range given[name].Addresses {
 			answer.Addresses = append(answer.Addresses, addr.Addr)
 		}
-		answer.Stale = !one.LoadBalancer && slices.ContainsFunc(one.Ingress, func(addr netip.Addr) bool {
-			return slices.ContainsFunc(in.Pools, func(p pool.Pool) bool { return p.Kind == pool.LoadBalancer && p.CIDR.Contains(addr) })
-		})
-		if answer.Ours || answer.Stale {
-			answers[name] = answer
-		}
+		answers[name] = answer
 	}
 	return answers
 }

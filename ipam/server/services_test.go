@@ -145,6 +145,27 @@ func TestServicesOutlastTheLeader(t *testing.T) {
 	}
 }
 
+// TestCommunitiesOfServices: with communities that cannot be read, or too many of them, no new route is told: some of them
+// alone might let it get where it must not.
+func TestCommunitiesOfServices(t *testing.T) {
+	d := withServices(t, newFake())
+	heard := d.agent("n1").listen()
+	for name, communities := range map[string][]string{"none": {"64512"}, "many": slices.Repeat([]string{"64512:1"}, 33)} {
+		t.Run(name, func(t *testing.T) {
+			s := balanced(name, map[string]service.Readiness{"n1": service.Ready})
+			s.Communities = communities
+			answer := d.see(map[string]*service.Service{s.Key(): s})[s.Key()]
+			if len(answer.Addresses) != 1 || !strings.Contains(answer.Refusal, "annotation clearway.io/communities") {
+				t.Errorf("%+v", answer)
+			}
+			told, err := d.ShowAddress(testContext(t), &clearwayv1.ShowAddressRequest{Address: answer.Addresses[0].String()})
+			if err != nil || !strings.Contains(told.GetSummary(), "no node tells it") || len(heard.services()) > 0 {
+				t.Errorf("%v %v, and the node tells %v", told.GetSummary(), err, heard.services())
+			}
+		})
+	}
+}
+
 // servicesWorld is what there is in Kubernetes, for the test and for its twin.
 type servicesWorld struct {
 	services map[string]*service.Service

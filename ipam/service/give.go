@@ -40,11 +40,8 @@ type Input struct {
 // Answer is what became of a Service.
 type Answer struct {
 	UID string
-	// Ours: the Service gets its addresses here. Addresses are those that it has.
-	Ours      bool
+	// Addresses are those that it has, and that its status is to show.
 	Addresses []netip.Addr
-	// Stale: its status shows an address of ours, and it is no Service of ours any more.
-	Stale bool
 	// Refusal is why it lacks an address, in a sentence; empty: it lacks none.
 	Refusal string
 }
