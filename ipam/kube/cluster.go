@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -33,6 +34,7 @@ type Cluster struct {
 	core    rest.Interface    // of v1
 	reviews rest.Interface    // of authentication.k8s.io/v1
 	slices  rest.Interface    // of discovery.k8s.io/v1
+	pods    metadata.Getter   // the metadata of v1's Pods
 }
 
 // The most that one ipamd asks of the API server, watches aside.
@@ -65,7 +67,14 @@ func New(options Options) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("Kubernetes client: %w", err)
 	}
-	return &Cluster{log: options.Logger, dynamic: resources, core: core, reviews: reviews, slices: slices}, nil
+	partial, err := metadata.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("Kubernetes client: %w", err)
+	}
+	return &Cluster{
+		log: options.Logger, dynamic: resources, core: core, reviews: reviews, slices: slices,
+		pods: partial.Resource(corev1.SchemeGroupVersion.WithResource("pods")),
+	}, nil
 }
 
 // typedFor is a client of one group and version.

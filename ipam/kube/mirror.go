@@ -34,6 +34,8 @@ type Keeper interface {
 	// SeeNodes and SeeNamespaces take all that there are, by name.
 	SeeNodes(ctx context.Context, all map[string]*clearwayv1.KubernetesNode) error
 	SeeNamespaces(ctx context.Context, all map[string]*clearwayv1.KubernetesNamespace) error
+	// UsePods says who tells which of some Pods Kubernetes has no more, by UID; nil: nobody does from now on.
+	UsePods(missing func(ctx context.Context, pods []*clearwayv1.Pod) (uids []string, known bool, err error))
 	// NodesUp tells of nodes whether Pods there have a network; of one that is not in it nothing is known.
 	NodesUp() (map[string]bool, error)
 	// SeeServices takes all Services that there are, by NAMESPACE/NAME, and tells what became of those that concern it.
@@ -108,6 +110,15 @@ func (c *Cluster) Mirror(ctx context.Context, keeper Keeper) {
 			return nil
 		})
 	}
+	pods := newPods()
+	keeper.UsePods(func(ctx context.Context, asked []*clearwayv1.Pod) ([]string, bool, error) {
+		return c.missing(ctx, pods, asked)
+	})
+	defer keeper.UsePods(nil)
+	group.Go(func() error {
+		c.watchPods(ctx, pods, &logger)
+		return nil
+	})
 	group.Go(func() error {
 		m.run(ctx)
 		return nil

@@ -88,14 +88,7 @@ func (r *reconciler) look(ctx context.Context) {
 		return
 	}
 	r.report(view)
-	findings := make([]proof.Finding, len(holders))
-	unseen := 0
-	for i, h := range holders {
-		findings[i] = view.Judge(h, r.options.Namespaces.Sight(h.Namespace))
-		if view.Fault == "" && findings[i].Standing == proof.Unknown {
-			unseen++
-		}
-	}
+	findings, unseen := r.judge(ctx, view, holders, attachments)
 	free := r.ledger.Note(r.now(), r.graceTime(), holders, findings)
 	r.metrics.suspects.Set(float64(r.ledger.Suspects()))
 	r.metrics.unseen.Set(float64(unseen))
@@ -105,6 +98,29 @@ func (r *reconciler) look(ctx context.Context) {
 		}
 	}
 	r.unseal(ctx, sealed, known, view)
+}
+
+// judge tells what a view says of each holder, and of how many it says nothing.
+func (r *reconciler) judge(ctx context.Context, view proof.View, holders []proof.Holder, attachments []*assignment) (findings []proof.Finding, unseen int) {
+	findings = make([]proof.Finding, len(holders))
+	var unknown []int
+	for i, h := range holders {
+		findings[i] = view.Judge(h, r.options.Namespaces.Sight(h.Namespace))
+		if view.Fault == "" && findings[i].Standing == proof.Unknown {
+			unknown = append(unknown, i)
+		}
+	}
+	gone := r.missingPods(ctx, attachments, unknown)
+	for _, i := range unknown {
+		if gone[attachments[i].pod.UID] {
+			holders[i].PodGone = true
+			findings[i] = view.Judge(holders[i], r.options.Namespaces.Sight(holders[i].Namespace))
+		}
+		if findings[i].Standing == proof.Unknown {
+			unseen++
+		}
+	}
+	return findings, unseen
 }
 
 func (r *reconciler) view(ctx context.Context) proof.View {

@@ -221,6 +221,48 @@ func TestCollectsNothingWithoutProof(t *testing.T) {
 	})
 }
 
+// TestCollectsByPod: an attachment of which no namespace is known comes free when its Pod is gone for Kubernetes, seen in
+// looks over the grace time, and not while ipamd is silent, or something on the machine has the address.
+func TestCollectsByPod(t *testing.T) {
+	ofPod := func(r *clearwayv1.AddRequest) { r.Pod = &clearwayv1.Pod{Namespace: "default", Name: "p", Uid: "uid-p"} }
+	for name, c := range map[string]struct {
+		during func(d *nodetest.IPAMD, m *machine, address netip.Addr)
+		held   int
+	}{
+		"gone":          {func(*nodetest.IPAMD, *machine, netip.Addr) {}, 0},
+		"another's UID": {func(d *nodetest.IPAMD, _ *machine, _ netip.Addr) { d.PodsGone("uid-q") }, 1},
+		"ipamd does not tell": {func(d *nodetest.IPAMD, _ *machine, _ netip.Addr) {
+			d.Fail("MissingPods", status.Error(codes.FailedPrecondition, "no Kubernetes"))
+		}, 1},
+		"in use": {func(_ *nodetest.IPAMD, m *machine, address netip.Addr) {
+			m.do(func(m *machine) { m.reached[address] = "a route" })
+		}, 1},
+		"not all can be seen": {func(_ *nodetest.IPAMD, m *machine, _ netip.Addr) {
+			m.do(func(m *machine) { m.fault = "no permission" })
+		}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			watched(t, func(t *testing.T, d *nodetest.IPAMD, m *machine, a *agent) {
+				addresses := a.mustAdd("p", ofPod)
+				time.Sleep(2 * grace)
+				if a.held() != 1 {
+					t.Fatal("freed while its Pod is there")
+				}
+				d.PodsGone("uid-p")
+				c.during(d, m, netip.MustParsePrefix(addresses[0]).Addr())
+				time.Sleep(grace - time.Second)
+				if a.held() != 1 {
+					t.Fatal("freed before the grace time was over")
+				}
+				time.Sleep(grace)
+				if a.held() != c.held {
+					t.Errorf("%d attachments hold addresses, not %d", a.held(), c.held)
+				}
+			})
+		})
+	}
+}
+
 // TestBlindnessIsToldOnce: in the log and in an event, not with every look; and the metric stands.
 func TestBlindnessIsToldOnce(t *testing.T) {
 	watched(t, func(t *testing.T, d *nodetest.IPAMD, m *machine, a *agent) {

@@ -65,6 +65,32 @@ func TestJudge(t *testing.T) {
 	}
 }
 
+// TestJudgeByPod: Kubernetes' word counts where nothing is known of the namespace, and only with all of the machine seen.
+func TestJudgeByPod(t *testing.T) {
+	address := netip.MustParseAddr("10.244.0.5")
+	seen := Namespace{Path: "/run/netns/a", Self: File{4, 7}, Folder: File{2, 3}}
+	for name, c := range map[string]struct {
+		of   Namespace
+		at   Sighting
+		view View
+		want Standing
+	}{
+		"none was named":         {Namespace{}, Sighting{}, View{}, Gone},
+		"its folder is hidden":   {seen, Sighting{Missing: true}, View{}, Gone},
+		"its namespace is there": {seen, Sighting{Self: seen.Self, Folder: seen.Folder}, View{}, Alive},
+		"not all is seen":        {Namespace{}, Sighting{}, View{Fault: "no /proc"}, Unknown},
+		"a namespace has it":     {Namespace{}, Sighting{}, View{Places: map[netip.Addr][]Place{address: {{File{4, 9}, "/proc/9/ns/net"}}}}, Alive},
+		"the kernel leads to it": {Namespace{}, Sighting{}, View{Reached: map[netip.Addr]string{address: "a route"}}, Alive},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := Holder{Namespace: c.of, Addresses: []netip.Addr{address}, PodGone: true}
+			if got := c.view.Judge(h, c.at); got.Standing != c.want {
+				t.Errorf("got %v", got)
+			}
+		})
+	}
+}
+
 // TestNeverFreesALiveOne drives the decisions through machines on which Pods come and go, namespaces' numbers are
 // reused, and things are hidden; whoever is freed must be gone, and freed when a slow twin that remembers every look
 // says so.
@@ -100,6 +126,12 @@ func TestSeededBugsAreFound(t *testing.T) {
 		},
 		"does not compare the folder": func(v View, h Holder, s Sighting) Finding {
 			s.Folder = h.Namespace.Folder
+			return v.Judge(h, s)
+		},
+		"takes Kubernetes' word alone": func(v View, h Holder, s Sighting) Finding {
+			if h.PodGone {
+				return Finding{Gone, "deleted"}
+			}
 			return v.Judge(h, s)
 		},
 		"takes an empty file for an end": func(v View, h Holder, s Sighting) Finding {
@@ -152,7 +184,7 @@ func walk(rt *rapid.T, judge func(View, Holder, Sighting) Finding) error {
 	var ledger Ledger
 	var told uint64
 	for range rapid.IntRange(1, 30).Draw(rt, "steps") {
-		switch rapid.SampledFrom([]string{"add", "die", "hide", "configure", "remake", "retry", "look", "look", "look"}).Draw(rt, "step") {
+		switch rapid.SampledFrom([]string{"add", "die", "hide", "configure", "remake", "retry", "delete", "look", "look", "look"}).Draw(rt, "step") {
 		case "add":
 			told++
 			s := &sandbox{self: File{4, told % 5}, path: true, alive: true, wired: rapid.Bool().Draw(rt, "wired")}
@@ -170,6 +202,8 @@ func walk(rt *rapid.T, judge func(View, Holder, Sighting) Finding) error {
 			each(rt, all, func(s *sandbox) { s.path, s.configured = false, s.alive })
 		case "remake": // another namespace under its name, while its processes live on
 			each(rt, all, func(s *sandbox) { s.moved, s.configured = true, s.alive })
+		case "delete": // its Pod, by force too: an ADD that is under way is over before two looks over the grace time are
+			each(rt, all, func(s *sandbox) { s.holder.PodGone = s.holder.PodGone || !s.alive || s.configured })
 		case "retry":
 			each(rt, all, func(s *sandbox) { s.holder.Superseded = true })
 		case "look":

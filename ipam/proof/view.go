@@ -41,6 +41,8 @@ type Holder struct {
 	Addresses []netip.Addr
 	// Superseded: the same interface of the same Pod was asked for later, by another sandbox.
 	Superseded bool
+	// PodGone: Kubernetes was asked, and has no Pod of its UID.
+	PodGone bool
 }
 
 // ID is a journal's number of the record that gave the addresses, and how often the attachment was told them since.
@@ -48,11 +50,17 @@ type ID struct{ Number, Told uint64 }
 
 // Judge tells whether a holder is proven gone: its namespace is, no other one has one of its addresses, and the kernel
 // leads to none of them. The sighting is of its namespace's path.
+//
+// Of a namespace of which nothing is known, Kubernetes' word that the Pod is gone stands in: that alone proves nothing, as
+// a Pod deleted by force runs on while its node is cut off, but its address is in a namespace or the kernel leads to it then.
 func (v View) Judge(h Holder, s Sighting) Finding {
 	if v.Fault != "" {
 		return Finding{Unknown, "not all can be seen: " + v.Fault}
 	}
 	found := h.Namespace.Compare(s)
+	if found.Standing == Unknown && h.PodGone {
+		found = Finding{Gone, "Kubernetes has no Pod of its UID, and nothing on the machine has its address; " + found.Why}
+	}
 	if found.Standing != Gone {
 		return found
 	}

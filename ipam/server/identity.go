@@ -53,6 +53,7 @@ var demands = map[string]demand{
 	clearwayv1.NodeService_ClaimBlock_FullMethodName:        acting,
 	clearwayv1.NodeService_ClaimFloating_FullMethodName:     acting,
 	clearwayv1.NodeService_SetAllowance_FullMethodName:      acting,
+	clearwayv1.NodeService_MissingPods_FullMethodName:       acting,
 	clearwayv1.NodeService_ReleaseBlock_FullMethodName:      acting,
 	clearwayv1.NodeService_AnswerCallBack_FullMethodName:    acting,
 	clearwayv1.NodeService_MirrorAssignments_FullMethodName: acting,

@@ -143,6 +143,16 @@ func (n *nodeService) SetAllowance(
 	return n.s.setAllowance(ctx, request)
 }
 
+// MissingPods implements NodeService.
+func (n *nodeService) MissingPods(
+	ctx context.Context, request *clearwayv1.MissingPodsRequest,
+) (*clearwayv1.MissingPodsResponse, error) {
+	if _, err := n.enter(ctx, request.GetNode(), request.GetSessionId()); err != nil {
+		return nil, err
+	}
+	return n.s.missingPods(ctx, request)
+}
+
 // ReleaseBlock implements NodeService.
 func (n *nodeService) ReleaseBlock(
 	ctx context.Context, request *clearwayv1.ReleaseBlockRequest,

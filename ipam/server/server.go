@@ -83,6 +83,7 @@ type Server struct {
 	enteredAt time.Time
 	// refused are the nodes whose registration a recovering store refused, and when and why. They are waited for.
 	refused map[string]refusal
+	pods    Missing // nil: nobody knows of Kubernetes' Pods
 	// tightQuotas are those of which a node got too little for a Pod that waits, and when that was last.
 	tightQuotas map[string]time.Time
 

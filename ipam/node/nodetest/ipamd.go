@@ -49,6 +49,7 @@ type IPAMD struct {
 	refusals    []string
 	rests       map[string]time.Time // by pool
 	splits      map[string][]string  // the parts, by the call-back's id
+	gonePods    []string             // the UIDs that MissingPods tells of
 }
 
 type nodeState struct {

@@ -1004,6 +1004,111 @@ func (x *SetAllowanceResponse) GetUnusedElsewhere() int64 {
 	return 0
 }
 
+type MissingPodsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	SessionId     string                 `protobuf:"bytes,2,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	Pods          []*Pod                 `protobuf:"bytes,3,rep,name=pods,proto3" json:"pods,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MissingPodsRequest) Reset() {
+	*x = MissingPodsRequest{}
+	mi := &file_clearway_v1_node_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MissingPodsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MissingPodsRequest) ProtoMessage() {}
+
+func (x *MissingPodsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_node_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MissingPodsRequest.ProtoReflect.Descriptor instead.
+func (*MissingPodsRequest) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *MissingPodsRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *MissingPodsRequest) GetSessionId() string {
+	if x != nil {
+		return x.SessionId
+	}
+	return ""
+}
+
+func (x *MissingPodsRequest) GetPods() []*Pod {
+	if x != nil {
+		return x.Pods
+	}
+	return nil
+}
+
+type MissingPodsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Those that are gone for certain. Of others that are gone a later call may tell: one call asks the API server for 50 Pods.
+	Uids          []string `protobuf:"bytes,1,rep,name=uids,proto3" json:"uids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MissingPodsResponse) Reset() {
+	*x = MissingPodsResponse{}
+	mi := &file_clearway_v1_node_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MissingPodsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MissingPodsResponse) ProtoMessage() {}
+
+func (x *MissingPodsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_node_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MissingPodsResponse.ProtoReflect.Descriptor instead.
+func (*MissingPodsResponse) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *MissingPodsResponse) GetUids() []string {
+	if x != nil {
+		return x.Uids
+	}
+	return nil
+}
+
 type ReleaseBlockRequest struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Node       string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -1020,7 +1125,7 @@ type ReleaseBlockRequest struct {
 
 func (x *ReleaseBlockRequest) Reset() {
 	*x = ReleaseBlockRequest{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[12]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1032,7 +1137,7 @@ func (x *ReleaseBlockRequest) String() string {
 func (*ReleaseBlockRequest) ProtoMessage() {}
 
 func (x *ReleaseBlockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[12]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1045,7 +1150,7 @@ func (x *ReleaseBlockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseBlockRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseBlockRequest) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{12}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ReleaseBlockRequest) GetNode() string {
@@ -1100,7 +1205,7 @@ type ReleaseBlockResponse struct {
 
 func (x *ReleaseBlockResponse) Reset() {
 	*x = ReleaseBlockResponse{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[13]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1112,7 +1217,7 @@ func (x *ReleaseBlockResponse) String() string {
 func (*ReleaseBlockResponse) ProtoMessage() {}
 
 func (x *ReleaseBlockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[13]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1125,7 +1230,7 @@ func (x *ReleaseBlockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseBlockResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseBlockResponse) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{13}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ReleaseBlockResponse) GetIncarnation() string {
@@ -1159,7 +1264,7 @@ type AnswerCallBackRequest struct {
 
 func (x *AnswerCallBackRequest) Reset() {
 	*x = AnswerCallBackRequest{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[14]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1171,7 +1276,7 @@ func (x *AnswerCallBackRequest) String() string {
 func (*AnswerCallBackRequest) ProtoMessage() {}
 
 func (x *AnswerCallBackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[14]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1184,7 +1289,7 @@ func (x *AnswerCallBackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerCallBackRequest.ProtoReflect.Descriptor instead.
 func (*AnswerCallBackRequest) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{14}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AnswerCallBackRequest) GetNode() string {
@@ -1241,7 +1346,7 @@ type AnswerCallBackResponse struct {
 
 func (x *AnswerCallBackResponse) Reset() {
 	*x = AnswerCallBackResponse{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[15]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1253,7 +1358,7 @@ func (x *AnswerCallBackResponse) String() string {
 func (*AnswerCallBackResponse) ProtoMessage() {}
 
 func (x *AnswerCallBackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[15]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1266,7 +1371,7 @@ func (x *AnswerCallBackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerCallBackResponse.ProtoReflect.Descriptor instead.
 func (*AnswerCallBackResponse) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{15}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AnswerCallBackResponse) GetIncarnation() string {
@@ -1316,7 +1421,7 @@ type MirrorAssignmentsRequest struct {
 
 func (x *MirrorAssignmentsRequest) Reset() {
 	*x = MirrorAssignmentsRequest{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[16]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1328,7 +1433,7 @@ func (x *MirrorAssignmentsRequest) String() string {
 func (*MirrorAssignmentsRequest) ProtoMessage() {}
 
 func (x *MirrorAssignmentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[16]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1341,7 +1446,7 @@ func (x *MirrorAssignmentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MirrorAssignmentsRequest.ProtoReflect.Descriptor instead.
 func (*MirrorAssignmentsRequest) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{16}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *MirrorAssignmentsRequest) GetNode() string {
@@ -1433,7 +1538,7 @@ type ReleasedAddress struct {
 
 func (x *ReleasedAddress) Reset() {
 	*x = ReleasedAddress{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[17]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1445,7 +1550,7 @@ func (x *ReleasedAddress) String() string {
 func (*ReleasedAddress) ProtoMessage() {}
 
 func (x *ReleasedAddress) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[17]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1458,7 +1563,7 @@ func (x *ReleasedAddress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleasedAddress.ProtoReflect.Descriptor instead.
 func (*ReleasedAddress) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{17}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ReleasedAddress) GetAddress() string {
@@ -1492,7 +1597,7 @@ type MirrorAssignmentsResponse struct {
 
 func (x *MirrorAssignmentsResponse) Reset() {
 	*x = MirrorAssignmentsResponse{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[18]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1504,7 +1609,7 @@ func (x *MirrorAssignmentsResponse) String() string {
 func (*MirrorAssignmentsResponse) ProtoMessage() {}
 
 func (x *MirrorAssignmentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[18]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1517,7 +1622,7 @@ func (x *MirrorAssignmentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MirrorAssignmentsResponse.ProtoReflect.Descriptor instead.
 func (*MirrorAssignmentsResponse) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{18}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *MirrorAssignmentsResponse) GetThroughNumber() int64 {
@@ -1553,7 +1658,7 @@ type ReportStatusRequest struct {
 
 func (x *ReportStatusRequest) Reset() {
 	*x = ReportStatusRequest{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[19]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1565,7 +1670,7 @@ func (x *ReportStatusRequest) String() string {
 func (*ReportStatusRequest) ProtoMessage() {}
 
 func (x *ReportStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[19]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1578,7 +1683,7 @@ func (x *ReportStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStatusRequest.ProtoReflect.Descriptor instead.
 func (*ReportStatusRequest) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{19}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReportStatusRequest) GetNode() string {
@@ -1691,7 +1796,7 @@ type BlockUse struct {
 
 func (x *BlockUse) Reset() {
 	*x = BlockUse{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[20]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1703,7 +1808,7 @@ func (x *BlockUse) String() string {
 func (*BlockUse) ProtoMessage() {}
 
 func (x *BlockUse) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[20]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1716,7 +1821,7 @@ func (x *BlockUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockUse.ProtoReflect.Descriptor instead.
 func (*BlockUse) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{20}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *BlockUse) GetCidr() string {
@@ -1755,7 +1860,7 @@ type ReportStatusResponse struct {
 
 func (x *ReportStatusResponse) Reset() {
 	*x = ReportStatusResponse{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[21]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1767,7 +1872,7 @@ func (x *ReportStatusResponse) String() string {
 func (*ReportStatusResponse) ProtoMessage() {}
 
 func (x *ReportStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[21]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1780,7 +1885,7 @@ func (x *ReportStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStatusResponse.ProtoReflect.Descriptor instead.
 func (*ReportStatusResponse) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{21}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{23}
 }
 
 type WatchNodeRequest struct {
@@ -1796,7 +1901,7 @@ type WatchNodeRequest struct {
 
 func (x *WatchNodeRequest) Reset() {
 	*x = WatchNodeRequest{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[22]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1808,7 +1913,7 @@ func (x *WatchNodeRequest) String() string {
 func (*WatchNodeRequest) ProtoMessage() {}
 
 func (x *WatchNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[22]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1821,7 +1926,7 @@ func (x *WatchNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchNodeRequest.ProtoReflect.Descriptor instead.
 func (*WatchNodeRequest) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{22}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WatchNodeRequest) GetNode() string {
@@ -1865,7 +1970,7 @@ type WatchNodeResponse struct {
 
 func (x *WatchNodeResponse) Reset() {
 	*x = WatchNodeResponse{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[23]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1877,7 +1982,7 @@ func (x *WatchNodeResponse) String() string {
 func (*WatchNodeResponse) ProtoMessage() {}
 
 func (x *WatchNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[23]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1890,7 +1995,7 @@ func (x *WatchNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchNodeResponse.ProtoReflect.Descriptor instead.
 func (*WatchNodeResponse) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{23}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *WatchNodeResponse) GetMessage() isWatchNodeResponse_Message {
@@ -1965,7 +2070,7 @@ type NodeSnapshot struct {
 
 func (x *NodeSnapshot) Reset() {
 	*x = NodeSnapshot{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[24]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1977,7 +2082,7 @@ func (x *NodeSnapshot) String() string {
 func (*NodeSnapshot) ProtoMessage() {}
 
 func (x *NodeSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[24]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1990,7 +2095,7 @@ func (x *NodeSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeSnapshot.ProtoReflect.Descriptor instead.
 func (*NodeSnapshot) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{24}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *NodeSnapshot) GetIncarnation() string {
@@ -2112,7 +2217,7 @@ type Query struct {
 
 func (x *Query) Reset() {
 	*x = Query{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[25]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2124,7 +2229,7 @@ func (x *Query) String() string {
 func (*Query) ProtoMessage() {}
 
 func (x *Query) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[25]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2137,7 +2242,7 @@ func (x *Query) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Query.ProtoReflect.Descriptor instead.
 func (*Query) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{25}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Query) GetId() string {
@@ -2179,7 +2284,7 @@ type VerifyQuery struct {
 
 func (x *VerifyQuery) Reset() {
 	*x = VerifyQuery{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[26]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2191,7 +2296,7 @@ func (x *VerifyQuery) String() string {
 func (*VerifyQuery) ProtoMessage() {}
 
 func (x *VerifyQuery) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[26]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2204,7 +2309,7 @@ func (x *VerifyQuery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyQuery.ProtoReflect.Descriptor instead.
 func (*VerifyQuery) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{26}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *VerifyQuery) GetProbes() []*ProbeTarget {
@@ -2224,7 +2329,7 @@ type ProbeTarget struct {
 
 func (x *ProbeTarget) Reset() {
 	*x = ProbeTarget{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[27]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2236,7 +2341,7 @@ func (x *ProbeTarget) String() string {
 func (*ProbeTarget) ProtoMessage() {}
 
 func (x *ProbeTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[27]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2249,7 +2354,7 @@ func (x *ProbeTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeTarget.ProtoReflect.Descriptor instead.
 func (*ProbeTarget) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{27}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ProbeTarget) GetBlock() string {
@@ -2284,7 +2389,7 @@ type VerifyAnswer struct {
 
 func (x *VerifyAnswer) Reset() {
 	*x = VerifyAnswer{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[28]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2296,7 +2401,7 @@ func (x *VerifyAnswer) String() string {
 func (*VerifyAnswer) ProtoMessage() {}
 
 func (x *VerifyAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[28]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2309,7 +2414,7 @@ func (x *VerifyAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyAnswer.ProtoReflect.Descriptor instead.
 func (*VerifyAnswer) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{28}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *VerifyAnswer) GetMismatches() []*RouteMismatch {
@@ -2377,7 +2482,7 @@ type AnswerQueryRequest struct {
 
 func (x *AnswerQueryRequest) Reset() {
 	*x = AnswerQueryRequest{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[29]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2389,7 +2494,7 @@ func (x *AnswerQueryRequest) String() string {
 func (*AnswerQueryRequest) ProtoMessage() {}
 
 func (x *AnswerQueryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[29]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2402,7 +2507,7 @@ func (x *AnswerQueryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerQueryRequest.ProtoReflect.Descriptor instead.
 func (*AnswerQueryRequest) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{29}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AnswerQueryRequest) GetNode() string {
@@ -2455,7 +2560,7 @@ type AnswerQueryResponse struct {
 
 func (x *AnswerQueryResponse) Reset() {
 	*x = AnswerQueryResponse{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[30]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2467,7 +2572,7 @@ func (x *AnswerQueryResponse) String() string {
 func (*AnswerQueryResponse) ProtoMessage() {}
 
 func (x *AnswerQueryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[30]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2480,7 +2585,7 @@ func (x *AnswerQueryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerQueryResponse.ProtoReflect.Descriptor instead.
 func (*AnswerQueryResponse) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{30}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{32}
 }
 
 type WatchOwnershipRequest struct {
@@ -2496,7 +2601,7 @@ type WatchOwnershipRequest struct {
 
 func (x *WatchOwnershipRequest) Reset() {
 	*x = WatchOwnershipRequest{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[31]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2508,7 +2613,7 @@ func (x *WatchOwnershipRequest) String() string {
 func (*WatchOwnershipRequest) ProtoMessage() {}
 
 func (x *WatchOwnershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[31]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2521,7 +2626,7 @@ func (x *WatchOwnershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchOwnershipRequest.ProtoReflect.Descriptor instead.
 func (*WatchOwnershipRequest) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{31}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *WatchOwnershipRequest) GetNode() string {
@@ -2571,7 +2676,7 @@ type WatchOwnershipResponse struct {
 
 func (x *WatchOwnershipResponse) Reset() {
 	*x = WatchOwnershipResponse{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[32]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2583,7 +2688,7 @@ func (x *WatchOwnershipResponse) String() string {
 func (*WatchOwnershipResponse) ProtoMessage() {}
 
 func (x *WatchOwnershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[32]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2596,7 +2701,7 @@ func (x *WatchOwnershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchOwnershipResponse.ProtoReflect.Descriptor instead.
 func (*WatchOwnershipResponse) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{32}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *WatchOwnershipResponse) GetIncarnation() string {
@@ -2657,7 +2762,7 @@ type OwnershipEntry struct {
 
 func (x *OwnershipEntry) Reset() {
 	*x = OwnershipEntry{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[33]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2669,7 +2774,7 @@ func (x *OwnershipEntry) String() string {
 func (*OwnershipEntry) ProtoMessage() {}
 
 func (x *OwnershipEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[33]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2682,7 +2787,7 @@ func (x *OwnershipEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OwnershipEntry.ProtoReflect.Descriptor instead.
 func (*OwnershipEntry) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{33}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *OwnershipEntry) GetEntry() isOwnershipEntry_Entry {
@@ -2762,7 +2867,7 @@ type ServiceEntry struct {
 
 func (x *ServiceEntry) Reset() {
 	*x = ServiceEntry{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[34]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2774,7 +2879,7 @@ func (x *ServiceEntry) String() string {
 func (*ServiceEntry) ProtoMessage() {}
 
 func (x *ServiceEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[34]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2787,7 +2892,7 @@ func (x *ServiceEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceEntry.ProtoReflect.Descriptor instead.
 func (*ServiceEntry) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{34}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ServiceEntry) GetName() string {
@@ -2827,7 +2932,7 @@ type BlockOwner struct {
 
 func (x *BlockOwner) Reset() {
 	*x = BlockOwner{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[35]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2839,7 +2944,7 @@ func (x *BlockOwner) String() string {
 func (*BlockOwner) ProtoMessage() {}
 
 func (x *BlockOwner) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[35]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2852,7 +2957,7 @@ func (x *BlockOwner) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockOwner.ProtoReflect.Descriptor instead.
 func (*BlockOwner) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{35}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *BlockOwner) GetCidr() string {
@@ -2924,7 +3029,7 @@ type NodeEntry struct {
 
 func (x *NodeEntry) Reset() {
 	*x = NodeEntry{}
-	mi := &file_clearway_v1_node_service_proto_msgTypes[36]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2936,7 +3041,7 @@ func (x *NodeEntry) String() string {
 func (*NodeEntry) ProtoMessage() {}
 
 func (x *NodeEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_node_service_proto_msgTypes[36]
+	mi := &file_clearway_v1_node_service_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2949,7 +3054,7 @@ func (x *NodeEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeEntry.ProtoReflect.Descriptor instead.
 func (*NodeEntry) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{36}
+	return file_clearway_v1_node_service_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *NodeEntry) GetName() string {
@@ -3111,7 +3216,14 @@ const file_clearway_v1_node_service_proto_rawDesc = "" +
 	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x14\n" +
 	"\x05limit\x18\x04 \x01(\x03R\x05limit\x12\x1c\n" +
 	"\tdelegated\x18\x05 \x01(\x03R\tdelegated\x12)\n" +
-	"\x10unused_elsewhere\x18\x06 \x01(\x03R\x0funusedElsewhere\"\xd8\x01\n" +
+	"\x10unused_elsewhere\x18\x06 \x01(\x03R\x0funusedElsewhere\"m\n" +
+	"\x12MissingPodsRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1d\n" +
+	"\n" +
+	"session_id\x18\x02 \x01(\tR\tsessionId\x12$\n" +
+	"\x04pods\x18\x03 \x03(\v2\x10.clearway.v1.PodR\x04pods\")\n" +
+	"\x13MissingPodsResponse\x12\x12\n" +
+	"\x04uids\x18\x01 \x03(\tR\x04uids\"\xd8\x01\n" +
 	"\x13ReleaseBlockRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1d\n" +
 	"\n" +
@@ -3289,7 +3401,7 @@ const file_clearway_v1_node_service_proto_rawDesc = "" +
 	"\x10local_as_numbers\x18\x05 \x03(\rR\x0elocalAsNumbers\x12\x16\n" +
 	"\x06domain\x18( \x01(\tR\x06domain\x12\x1c\n" +
 	"\treflector\x18) \x01(\bR\treflector\x12\x18\n" +
-	"\aleaving\x18* \x01(\bR\aleaving2\xba\a\n" +
+	"\aleaving\x18* \x01(\bR\aleaving2\x8c\b\n" +
 	"\vNodeService\x12G\n" +
 	"\bRegister\x12\x1c.clearway.v1.RegisterRequest\x1a\x1d.clearway.v1.RegisterResponse\x12M\n" +
 	"\n" +
@@ -3297,7 +3409,8 @@ const file_clearway_v1_node_service_proto_rawDesc = "" +
 	"\fReleaseBlock\x12 .clearway.v1.ReleaseBlockRequest\x1a!.clearway.v1.ReleaseBlockResponse\x12V\n" +
 	"\rClaimFloating\x12!.clearway.v1.ClaimFloatingRequest\x1a\".clearway.v1.ClaimFloatingResponse\x12S\n" +
 	"\fSetAllowance\x12 .clearway.v1.SetAllowanceRequest\x1a!.clearway.v1.SetAllowanceResponse\x12Y\n" +
-	"\x0eAnswerCallBack\x12\".clearway.v1.AnswerCallBackRequest\x1a#.clearway.v1.AnswerCallBackResponse\x12b\n" +
+	"\x0eAnswerCallBack\x12\".clearway.v1.AnswerCallBackRequest\x1a#.clearway.v1.AnswerCallBackResponse\x12P\n" +
+	"\vMissingPods\x12\x1f.clearway.v1.MissingPodsRequest\x1a .clearway.v1.MissingPodsResponse\x12b\n" +
 	"\x11MirrorAssignments\x12%.clearway.v1.MirrorAssignmentsRequest\x1a&.clearway.v1.MirrorAssignmentsResponse\x12S\n" +
 	"\fReportStatus\x12 .clearway.v1.ReportStatusRequest\x1a!.clearway.v1.ReportStatusResponse\x12L\n" +
 	"\tWatchNode\x12\x1d.clearway.v1.WatchNodeRequest\x1a\x1e.clearway.v1.WatchNodeResponse0\x01\x12[\n" +
@@ -3316,7 +3429,7 @@ func file_clearway_v1_node_service_proto_rawDescGZIP() []byte {
 	return file_clearway_v1_node_service_proto_rawDescData
 }
 
-var file_clearway_v1_node_service_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_clearway_v1_node_service_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_clearway_v1_node_service_proto_goTypes = []any{
 	(*NotLeader)(nil),                 // 0: clearway.v1.NotLeader
 	(*Recovering)(nil),                // 1: clearway.v1.Recovering
@@ -3330,132 +3443,138 @@ var file_clearway_v1_node_service_proto_goTypes = []any{
 	(*HandOver)(nil),                  // 9: clearway.v1.HandOver
 	(*SetAllowanceRequest)(nil),       // 10: clearway.v1.SetAllowanceRequest
 	(*SetAllowanceResponse)(nil),      // 11: clearway.v1.SetAllowanceResponse
-	(*ReleaseBlockRequest)(nil),       // 12: clearway.v1.ReleaseBlockRequest
-	(*ReleaseBlockResponse)(nil),      // 13: clearway.v1.ReleaseBlockResponse
-	(*AnswerCallBackRequest)(nil),     // 14: clearway.v1.AnswerCallBackRequest
-	(*AnswerCallBackResponse)(nil),    // 15: clearway.v1.AnswerCallBackResponse
-	(*MirrorAssignmentsRequest)(nil),  // 16: clearway.v1.MirrorAssignmentsRequest
-	(*ReleasedAddress)(nil),           // 17: clearway.v1.ReleasedAddress
-	(*MirrorAssignmentsResponse)(nil), // 18: clearway.v1.MirrorAssignmentsResponse
-	(*ReportStatusRequest)(nil),       // 19: clearway.v1.ReportStatusRequest
-	(*BlockUse)(nil),                  // 20: clearway.v1.BlockUse
-	(*ReportStatusResponse)(nil),      // 21: clearway.v1.ReportStatusResponse
-	(*WatchNodeRequest)(nil),          // 22: clearway.v1.WatchNodeRequest
-	(*WatchNodeResponse)(nil),         // 23: clearway.v1.WatchNodeResponse
-	(*NodeSnapshot)(nil),              // 24: clearway.v1.NodeSnapshot
-	(*Query)(nil),                     // 25: clearway.v1.Query
-	(*VerifyQuery)(nil),               // 26: clearway.v1.VerifyQuery
-	(*ProbeTarget)(nil),               // 27: clearway.v1.ProbeTarget
-	(*VerifyAnswer)(nil),              // 28: clearway.v1.VerifyAnswer
-	(*AnswerQueryRequest)(nil),        // 29: clearway.v1.AnswerQueryRequest
-	(*AnswerQueryResponse)(nil),       // 30: clearway.v1.AnswerQueryResponse
-	(*WatchOwnershipRequest)(nil),     // 31: clearway.v1.WatchOwnershipRequest
-	(*WatchOwnershipResponse)(nil),    // 32: clearway.v1.WatchOwnershipResponse
-	(*OwnershipEntry)(nil),            // 33: clearway.v1.OwnershipEntry
-	(*ServiceEntry)(nil),              // 34: clearway.v1.ServiceEntry
-	(*BlockOwner)(nil),                // 35: clearway.v1.BlockOwner
-	(*NodeEntry)(nil),                 // 36: clearway.v1.NodeEntry
-	nil,                               // 37: clearway.v1.RegisterRequest.LabelsEntry
-	nil,                               // 38: clearway.v1.NodeSnapshot.NamespacesEntry
-	(*timestamppb.Timestamp)(nil),     // 39: google.protobuf.Timestamp
-	(*BlockSpec)(nil),                 // 40: clearway.v1.BlockSpec
-	(*QuotaAllowance)(nil),            // 41: clearway.v1.QuotaAllowance
-	(*AssignmentSpec)(nil),            // 42: clearway.v1.AssignmentSpec
-	(*FloatingHolder)(nil),            // 43: clearway.v1.FloatingHolder
-	(*Tenure)(nil),                    // 44: clearway.v1.Tenure
-	(*BGPSession)(nil),                // 45: clearway.v1.BGPSession
-	(*EventSpec)(nil),                 // 46: clearway.v1.EventSpec
-	(*Node)(nil),                      // 47: clearway.v1.Node
-	(*IPPool)(nil),                    // 48: clearway.v1.IPPool
-	(*IPReservation)(nil),             // 49: clearway.v1.IPReservation
-	(*IPAMConfiguration)(nil),         // 50: clearway.v1.IPAMConfiguration
-	(*BGPConfiguration)(nil),          // 51: clearway.v1.BGPConfiguration
-	(*BGPPeer)(nil),                   // 52: clearway.v1.BGPPeer
-	(*BGPFilter)(nil),                 // 53: clearway.v1.BGPFilter
-	(*IPQuota)(nil),                   // 54: clearway.v1.IPQuota
-	(*ListRequest)(nil),               // 55: clearway.v1.ListRequest
-	(*RouteMismatch)(nil),             // 56: clearway.v1.RouteMismatch
-	(*ListResponse)(nil),              // 57: clearway.v1.ListResponse
-	(*ServiceAddress)(nil),            // 58: clearway.v1.ServiceAddress
-	(BlockState)(0),                   // 59: clearway.v1.BlockState
-	(*KubernetesNamespace)(nil),       // 60: clearway.v1.KubernetesNamespace
+	(*MissingPodsRequest)(nil),        // 12: clearway.v1.MissingPodsRequest
+	(*MissingPodsResponse)(nil),       // 13: clearway.v1.MissingPodsResponse
+	(*ReleaseBlockRequest)(nil),       // 14: clearway.v1.ReleaseBlockRequest
+	(*ReleaseBlockResponse)(nil),      // 15: clearway.v1.ReleaseBlockResponse
+	(*AnswerCallBackRequest)(nil),     // 16: clearway.v1.AnswerCallBackRequest
+	(*AnswerCallBackResponse)(nil),    // 17: clearway.v1.AnswerCallBackResponse
+	(*MirrorAssignmentsRequest)(nil),  // 18: clearway.v1.MirrorAssignmentsRequest
+	(*ReleasedAddress)(nil),           // 19: clearway.v1.ReleasedAddress
+	(*MirrorAssignmentsResponse)(nil), // 20: clearway.v1.MirrorAssignmentsResponse
+	(*ReportStatusRequest)(nil),       // 21: clearway.v1.ReportStatusRequest
+	(*BlockUse)(nil),                  // 22: clearway.v1.BlockUse
+	(*ReportStatusResponse)(nil),      // 23: clearway.v1.ReportStatusResponse
+	(*WatchNodeRequest)(nil),          // 24: clearway.v1.WatchNodeRequest
+	(*WatchNodeResponse)(nil),         // 25: clearway.v1.WatchNodeResponse
+	(*NodeSnapshot)(nil),              // 26: clearway.v1.NodeSnapshot
+	(*Query)(nil),                     // 27: clearway.v1.Query
+	(*VerifyQuery)(nil),               // 28: clearway.v1.VerifyQuery
+	(*ProbeTarget)(nil),               // 29: clearway.v1.ProbeTarget
+	(*VerifyAnswer)(nil),              // 30: clearway.v1.VerifyAnswer
+	(*AnswerQueryRequest)(nil),        // 31: clearway.v1.AnswerQueryRequest
+	(*AnswerQueryResponse)(nil),       // 32: clearway.v1.AnswerQueryResponse
+	(*WatchOwnershipRequest)(nil),     // 33: clearway.v1.WatchOwnershipRequest
+	(*WatchOwnershipResponse)(nil),    // 34: clearway.v1.WatchOwnershipResponse
+	(*OwnershipEntry)(nil),            // 35: clearway.v1.OwnershipEntry
+	(*ServiceEntry)(nil),              // 36: clearway.v1.ServiceEntry
+	(*BlockOwner)(nil),                // 37: clearway.v1.BlockOwner
+	(*NodeEntry)(nil),                 // 38: clearway.v1.NodeEntry
+	nil,                               // 39: clearway.v1.RegisterRequest.LabelsEntry
+	nil,                               // 40: clearway.v1.NodeSnapshot.NamespacesEntry
+	(*timestamppb.Timestamp)(nil),     // 41: google.protobuf.Timestamp
+	(*BlockSpec)(nil),                 // 42: clearway.v1.BlockSpec
+	(*QuotaAllowance)(nil),            // 43: clearway.v1.QuotaAllowance
+	(*AssignmentSpec)(nil),            // 44: clearway.v1.AssignmentSpec
+	(*FloatingHolder)(nil),            // 45: clearway.v1.FloatingHolder
+	(*Pod)(nil),                       // 46: clearway.v1.Pod
+	(*Tenure)(nil),                    // 47: clearway.v1.Tenure
+	(*BGPSession)(nil),                // 48: clearway.v1.BGPSession
+	(*EventSpec)(nil),                 // 49: clearway.v1.EventSpec
+	(*Node)(nil),                      // 50: clearway.v1.Node
+	(*IPPool)(nil),                    // 51: clearway.v1.IPPool
+	(*IPReservation)(nil),             // 52: clearway.v1.IPReservation
+	(*IPAMConfiguration)(nil),         // 53: clearway.v1.IPAMConfiguration
+	(*BGPConfiguration)(nil),          // 54: clearway.v1.BGPConfiguration
+	(*BGPPeer)(nil),                   // 55: clearway.v1.BGPPeer
+	(*BGPFilter)(nil),                 // 56: clearway.v1.BGPFilter
+	(*IPQuota)(nil),                   // 57: clearway.v1.IPQuota
+	(*ListRequest)(nil),               // 58: clearway.v1.ListRequest
+	(*RouteMismatch)(nil),             // 59: clearway.v1.RouteMismatch
+	(*ListResponse)(nil),              // 60: clearway.v1.ListResponse
+	(*ServiceAddress)(nil),            // 61: clearway.v1.ServiceAddress
+	(BlockState)(0),                   // 62: clearway.v1.BlockState
+	(*KubernetesNamespace)(nil),       // 63: clearway.v1.KubernetesNamespace
 }
 var file_clearway_v1_node_service_proto_depIdxs = []int32{
-	39, // 0: clearway.v1.Recovering.earliest:type_name -> google.protobuf.Timestamp
-	37, // 1: clearway.v1.RegisterRequest.labels:type_name -> clearway.v1.RegisterRequest.LabelsEntry
-	40, // 2: clearway.v1.RegisterRequest.held_blocks:type_name -> clearway.v1.BlockSpec
-	41, // 3: clearway.v1.RegisterRequest.allowances:type_name -> clearway.v1.QuotaAllowance
-	40, // 4: clearway.v1.RegisterResponse.blocks:type_name -> clearway.v1.BlockSpec
-	42, // 5: clearway.v1.RegisterResponse.known_assignments:type_name -> clearway.v1.AssignmentSpec
-	41, // 6: clearway.v1.RegisterResponse.allowances:type_name -> clearway.v1.QuotaAllowance
-	40, // 7: clearway.v1.ClaimBlockResponse.block:type_name -> clearway.v1.BlockSpec
-	43, // 8: clearway.v1.ClaimFloatingRequest.holder:type_name -> clearway.v1.FloatingHolder
-	40, // 9: clearway.v1.ClaimFloatingResponse.block:type_name -> clearway.v1.BlockSpec
-	41, // 10: clearway.v1.SetAllowanceResponse.allowance:type_name -> clearway.v1.QuotaAllowance
-	39, // 11: clearway.v1.ReleaseBlockRequest.rest_until:type_name -> google.protobuf.Timestamp
-	40, // 12: clearway.v1.AnswerCallBackResponse.blocks:type_name -> clearway.v1.BlockSpec
-	42, // 13: clearway.v1.MirrorAssignmentsRequest.assigned:type_name -> clearway.v1.AssignmentSpec
-	17, // 14: clearway.v1.MirrorAssignmentsRequest.released:type_name -> clearway.v1.ReleasedAddress
-	44, // 15: clearway.v1.MirrorAssignmentsRequest.ended:type_name -> clearway.v1.Tenure
-	39, // 16: clearway.v1.ReleasedAddress.released_time:type_name -> google.protobuf.Timestamp
-	45, // 17: clearway.v1.ReportStatusRequest.sessions:type_name -> clearway.v1.BGPSession
-	46, // 18: clearway.v1.ReportStatusRequest.events:type_name -> clearway.v1.EventSpec
-	20, // 19: clearway.v1.ReportStatusRequest.blocks:type_name -> clearway.v1.BlockUse
-	24, // 20: clearway.v1.WatchNodeResponse.snapshot:type_name -> clearway.v1.NodeSnapshot
-	25, // 21: clearway.v1.WatchNodeResponse.query:type_name -> clearway.v1.Query
-	47, // 22: clearway.v1.NodeSnapshot.node:type_name -> clearway.v1.Node
-	48, // 23: clearway.v1.NodeSnapshot.pools:type_name -> clearway.v1.IPPool
-	49, // 24: clearway.v1.NodeSnapshot.reservations:type_name -> clearway.v1.IPReservation
-	50, // 25: clearway.v1.NodeSnapshot.ipam_configuration:type_name -> clearway.v1.IPAMConfiguration
-	51, // 26: clearway.v1.NodeSnapshot.bgp_configuration:type_name -> clearway.v1.BGPConfiguration
-	52, // 27: clearway.v1.NodeSnapshot.peers:type_name -> clearway.v1.BGPPeer
-	53, // 28: clearway.v1.NodeSnapshot.filters:type_name -> clearway.v1.BGPFilter
-	40, // 29: clearway.v1.NodeSnapshot.blocks:type_name -> clearway.v1.BlockSpec
-	38, // 30: clearway.v1.NodeSnapshot.namespaces:type_name -> clearway.v1.NodeSnapshot.NamespacesEntry
-	54, // 31: clearway.v1.NodeSnapshot.quotas:type_name -> clearway.v1.IPQuota
-	41, // 32: clearway.v1.NodeSnapshot.allowances:type_name -> clearway.v1.QuotaAllowance
-	34, // 33: clearway.v1.NodeSnapshot.services:type_name -> clearway.v1.ServiceEntry
-	55, // 34: clearway.v1.Query.list:type_name -> clearway.v1.ListRequest
-	39, // 35: clearway.v1.Query.deadline:type_name -> google.protobuf.Timestamp
-	26, // 36: clearway.v1.Query.verify:type_name -> clearway.v1.VerifyQuery
-	27, // 37: clearway.v1.VerifyQuery.probes:type_name -> clearway.v1.ProbeTarget
-	56, // 38: clearway.v1.VerifyAnswer.mismatches:type_name -> clearway.v1.RouteMismatch
-	57, // 39: clearway.v1.AnswerQueryRequest.answer:type_name -> clearway.v1.ListResponse
-	28, // 40: clearway.v1.AnswerQueryRequest.verify:type_name -> clearway.v1.VerifyAnswer
-	33, // 41: clearway.v1.WatchOwnershipResponse.entries:type_name -> clearway.v1.OwnershipEntry
-	35, // 42: clearway.v1.OwnershipEntry.block:type_name -> clearway.v1.BlockOwner
-	36, // 43: clearway.v1.OwnershipEntry.node:type_name -> clearway.v1.NodeEntry
-	34, // 44: clearway.v1.OwnershipEntry.service:type_name -> clearway.v1.ServiceEntry
-	58, // 45: clearway.v1.ServiceEntry.addresses:type_name -> clearway.v1.ServiceAddress
-	59, // 46: clearway.v1.BlockOwner.state:type_name -> clearway.v1.BlockState
-	60, // 47: clearway.v1.NodeSnapshot.NamespacesEntry.value:type_name -> clearway.v1.KubernetesNamespace
-	2,  // 48: clearway.v1.NodeService.Register:input_type -> clearway.v1.RegisterRequest
-	4,  // 49: clearway.v1.NodeService.ClaimBlock:input_type -> clearway.v1.ClaimBlockRequest
-	12, // 50: clearway.v1.NodeService.ReleaseBlock:input_type -> clearway.v1.ReleaseBlockRequest
-	7,  // 51: clearway.v1.NodeService.ClaimFloating:input_type -> clearway.v1.ClaimFloatingRequest
-	10, // 52: clearway.v1.NodeService.SetAllowance:input_type -> clearway.v1.SetAllowanceRequest
-	14, // 53: clearway.v1.NodeService.AnswerCallBack:input_type -> clearway.v1.AnswerCallBackRequest
-	16, // 54: clearway.v1.NodeService.MirrorAssignments:input_type -> clearway.v1.MirrorAssignmentsRequest
-	19, // 55: clearway.v1.NodeService.ReportStatus:input_type -> clearway.v1.ReportStatusRequest
-	22, // 56: clearway.v1.NodeService.WatchNode:input_type -> clearway.v1.WatchNodeRequest
-	31, // 57: clearway.v1.NodeService.WatchOwnership:input_type -> clearway.v1.WatchOwnershipRequest
-	29, // 58: clearway.v1.NodeService.AnswerQuery:input_type -> clearway.v1.AnswerQueryRequest
-	3,  // 59: clearway.v1.NodeService.Register:output_type -> clearway.v1.RegisterResponse
-	6,  // 60: clearway.v1.NodeService.ClaimBlock:output_type -> clearway.v1.ClaimBlockResponse
-	13, // 61: clearway.v1.NodeService.ReleaseBlock:output_type -> clearway.v1.ReleaseBlockResponse
-	8,  // 62: clearway.v1.NodeService.ClaimFloating:output_type -> clearway.v1.ClaimFloatingResponse
-	11, // 63: clearway.v1.NodeService.SetAllowance:output_type -> clearway.v1.SetAllowanceResponse
-	15, // 64: clearway.v1.NodeService.AnswerCallBack:output_type -> clearway.v1.AnswerCallBackResponse
-	18, // 65: clearway.v1.NodeService.MirrorAssignments:output_type -> clearway.v1.MirrorAssignmentsResponse
-	21, // 66: clearway.v1.NodeService.ReportStatus:output_type -> clearway.v1.ReportStatusResponse
-	23, // 67: clearway.v1.NodeService.WatchNode:output_type -> clearway.v1.WatchNodeResponse
-	32, // 68: clearway.v1.NodeService.WatchOwnership:output_type -> clearway.v1.WatchOwnershipResponse
-	30, // 69: clearway.v1.NodeService.AnswerQuery:output_type -> clearway.v1.AnswerQueryResponse
-	59, // [59:70] is the sub-list for method output_type
-	48, // [48:59] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	41, // 0: clearway.v1.Recovering.earliest:type_name -> google.protobuf.Timestamp
+	39, // 1: clearway.v1.RegisterRequest.labels:type_name -> clearway.v1.RegisterRequest.LabelsEntry
+	42, // 2: clearway.v1.RegisterRequest.held_blocks:type_name -> clearway.v1.BlockSpec
+	43, // 3: clearway.v1.RegisterRequest.allowances:type_name -> clearway.v1.QuotaAllowance
+	42, // 4: clearway.v1.RegisterResponse.blocks:type_name -> clearway.v1.BlockSpec
+	44, // 5: clearway.v1.RegisterResponse.known_assignments:type_name -> clearway.v1.AssignmentSpec
+	43, // 6: clearway.v1.RegisterResponse.allowances:type_name -> clearway.v1.QuotaAllowance
+	42, // 7: clearway.v1.ClaimBlockResponse.block:type_name -> clearway.v1.BlockSpec
+	45, // 8: clearway.v1.ClaimFloatingRequest.holder:type_name -> clearway.v1.FloatingHolder
+	42, // 9: clearway.v1.ClaimFloatingResponse.block:type_name -> clearway.v1.BlockSpec
+	43, // 10: clearway.v1.SetAllowanceResponse.allowance:type_name -> clearway.v1.QuotaAllowance
+	46, // 11: clearway.v1.MissingPodsRequest.pods:type_name -> clearway.v1.Pod
+	41, // 12: clearway.v1.ReleaseBlockRequest.rest_until:type_name -> google.protobuf.Timestamp
+	42, // 13: clearway.v1.AnswerCallBackResponse.blocks:type_name -> clearway.v1.BlockSpec
+	44, // 14: clearway.v1.MirrorAssignmentsRequest.assigned:type_name -> clearway.v1.AssignmentSpec
+	19, // 15: clearway.v1.MirrorAssignmentsRequest.released:type_name -> clearway.v1.ReleasedAddress
+	47, // 16: clearway.v1.MirrorAssignmentsRequest.ended:type_name -> clearway.v1.Tenure
+	41, // 17: clearway.v1.ReleasedAddress.released_time:type_name -> google.protobuf.Timestamp
+	48, // 18: clearway.v1.ReportStatusRequest.sessions:type_name -> clearway.v1.BGPSession
+	49, // 19: clearway.v1.ReportStatusRequest.events:type_name -> clearway.v1.EventSpec
+	22, // 20: clearway.v1.ReportStatusRequest.blocks:type_name -> clearway.v1.BlockUse
+	26, // 21: clearway.v1.WatchNodeResponse.snapshot:type_name -> clearway.v1.NodeSnapshot
+	27, // 22: clearway.v1.WatchNodeResponse.query:type_name -> clearway.v1.Query
+	50, // 23: clearway.v1.NodeSnapshot.node:type_name -> clearway.v1.Node
+	51, // 24: clearway.v1.NodeSnapshot.pools:type_name -> clearway.v1.IPPool
+	52, // 25: clearway.v1.NodeSnapshot.reservations:type_name -> clearway.v1.IPReservation
+	53, // 26: clearway.v1.NodeSnapshot.ipam_configuration:type_name -> clearway.v1.IPAMConfiguration
+	54, // 27: clearway.v1.NodeSnapshot.bgp_configuration:type_name -> clearway.v1.BGPConfiguration
+	55, // 28: clearway.v1.NodeSnapshot.peers:type_name -> clearway.v1.BGPPeer
+	56, // 29: clearway.v1.NodeSnapshot.filters:type_name -> clearway.v1.BGPFilter
+	42, // 30: clearway.v1.NodeSnapshot.blocks:type_name -> clearway.v1.BlockSpec
+	40, // 31: clearway.v1.NodeSnapshot.namespaces:type_name -> clearway.v1.NodeSnapshot.NamespacesEntry
+	57, // 32: clearway.v1.NodeSnapshot.quotas:type_name -> clearway.v1.IPQuota
+	43, // 33: clearway.v1.NodeSnapshot.allowances:type_name -> clearway.v1.QuotaAllowance
+	36, // 34: clearway.v1.NodeSnapshot.services:type_name -> clearway.v1.ServiceEntry
+	58, // 35: clearway.v1.Query.list:type_name -> clearway.v1.ListRequest
+	41, // 36: clearway.v1.Query.deadline:type_name -> google.protobuf.Timestamp
+	28, // 37: clearway.v1.Query.verify:type_name -> clearway.v1.VerifyQuery
+	29, // 38: clearway.v1.VerifyQuery.probes:type_name -> clearway.v1.ProbeTarget
+	59, // 39: clearway.v1.VerifyAnswer.mismatches:type_name -> clearway.v1.RouteMismatch
+	60, // 40: clearway.v1.AnswerQueryRequest.answer:type_name -> clearway.v1.ListResponse
+	30, // 41: clearway.v1.AnswerQueryRequest.verify:type_name -> clearway.v1.VerifyAnswer
+	35, // 42: clearway.v1.WatchOwnershipResponse.entries:type_name -> clearway.v1.OwnershipEntry
+	37, // 43: clearway.v1.OwnershipEntry.block:type_name -> clearway.v1.BlockOwner
+	38, // 44: clearway.v1.OwnershipEntry.node:type_name -> clearway.v1.NodeEntry
+	36, // 45: clearway.v1.OwnershipEntry.service:type_name -> clearway.v1.ServiceEntry
+	61, // 46: clearway.v1.ServiceEntry.addresses:type_name -> clearway.v1.ServiceAddress
+	62, // 47: clearway.v1.BlockOwner.state:type_name -> clearway.v1.BlockState
+	63, // 48: clearway.v1.NodeSnapshot.NamespacesEntry.value:type_name -> clearway.v1.KubernetesNamespace
+	2,  // 49: clearway.v1.NodeService.Register:input_type -> clearway.v1.RegisterRequest
+	4,  // 50: clearway.v1.NodeService.ClaimBlock:input_type -> clearway.v1.ClaimBlockRequest
+	14, // 51: clearway.v1.NodeService.ReleaseBlock:input_type -> clearway.v1.ReleaseBlockRequest
+	7,  // 52: clearway.v1.NodeService.ClaimFloating:input_type -> clearway.v1.ClaimFloatingRequest
+	10, // 53: clearway.v1.NodeService.SetAllowance:input_type -> clearway.v1.SetAllowanceRequest
+	16, // 54: clearway.v1.NodeService.AnswerCallBack:input_type -> clearway.v1.AnswerCallBackRequest
+	12, // 55: clearway.v1.NodeService.MissingPods:input_type -> clearway.v1.MissingPodsRequest
+	18, // 56: clearway.v1.NodeService.MirrorAssignments:input_type -> clearway.v1.MirrorAssignmentsRequest
+	21, // 57: clearway.v1.NodeService.ReportStatus:input_type -> clearway.v1.ReportStatusRequest
+	24, // 58: clearway.v1.NodeService.WatchNode:input_type -> clearway.v1.WatchNodeRequest
+	33, // 59: clearway.v1.NodeService.WatchOwnership:input_type -> clearway.v1.WatchOwnershipRequest
+	31, // 60: clearway.v1.NodeService.AnswerQuery:input_type -> clearway.v1.AnswerQueryRequest
+	3,  // 61: clearway.v1.NodeService.Register:output_type -> clearway.v1.RegisterResponse
+	6,  // 62: clearway.v1.NodeService.ClaimBlock:output_type -> clearway.v1.ClaimBlockResponse
+	15, // 63: clearway.v1.NodeService.ReleaseBlock:output_type -> clearway.v1.ReleaseBlockResponse
+	8,  // 64: clearway.v1.NodeService.ClaimFloating:output_type -> clearway.v1.ClaimFloatingResponse
+	11, // 65: clearway.v1.NodeService.SetAllowance:output_type -> clearway.v1.SetAllowanceResponse
+	17, // 66: clearway.v1.NodeService.AnswerCallBack:output_type -> clearway.v1.AnswerCallBackResponse
+	13, // 67: clearway.v1.NodeService.MissingPods:output_type -> clearway.v1.MissingPodsResponse
+	20, // 68: clearway.v1.NodeService.MirrorAssignments:output_type -> clearway.v1.MirrorAssignmentsResponse
+	23, // 69: clearway.v1.NodeService.ReportStatus:output_type -> clearway.v1.ReportStatusResponse
+	25, // 70: clearway.v1.NodeService.WatchNode:output_type -> clearway.v1.WatchNodeResponse
+	34, // 71: clearway.v1.NodeService.WatchOwnership:output_type -> clearway.v1.WatchOwnershipResponse
+	32, // 72: clearway.v1.NodeService.AnswerQuery:output_type -> clearway.v1.AnswerQueryResponse
+	61, // [61:73] is the sub-list for method output_type
+	49, // [49:61] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_clearway_v1_node_service_proto_init() }
@@ -3466,11 +3585,11 @@ func file_clearway_v1_node_service_proto_init() {
 	file_clearway_v1_resource_service_proto_init()
 	file_clearway_v1_resources_proto_init()
 	file_clearway_v1_store_proto_init()
-	file_clearway_v1_node_service_proto_msgTypes[23].OneofWrappers = []any{
+	file_clearway_v1_node_service_proto_msgTypes[25].OneofWrappers = []any{
 		(*WatchNodeResponse_Snapshot)(nil),
 		(*WatchNodeResponse_Query)(nil),
 	}
-	file_clearway_v1_node_service_proto_msgTypes[33].OneofWrappers = []any{
+	file_clearway_v1_node_service_proto_msgTypes[35].OneofWrappers = []any{
 		(*OwnershipEntry_Block)(nil),
 		(*OwnershipEntry_Node)(nil),
 		(*OwnershipEntry_Service)(nil),
@@ -3481,7 +3600,7 @@ func file_clearway_v1_node_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_clearway_v1_node_service_proto_rawDesc), len(file_clearway_v1_node_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   39,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -27,6 +27,7 @@ const (
 	NodeService_ClaimFloating_FullMethodName     = "/clearway.v1.NodeService/ClaimFloating"
 	NodeService_SetAllowance_FullMethodName      = "/clearway.v1.NodeService/SetAllowance"
 	NodeService_AnswerCallBack_FullMethodName    = "/clearway.v1.NodeService/AnswerCallBack"
+	NodeService_MissingPods_FullMethodName       = "/clearway.v1.NodeService/MissingPods"
 	NodeService_MirrorAssignments_FullMethodName = "/clearway.v1.NodeService/MirrorAssignments"
 	NodeService_ReportStatus_FullMethodName      = "/clearway.v1.NodeService/ReportStatus"
 	NodeService_WatchNode_FullMethodName         = "/clearway.v1.NodeService/WatchNode"
@@ -67,6 +68,10 @@ type NodeServiceClient interface {
 	// Repeating is harmless. FAILED_PRECONDITION: nobody calls it back any more. A whole block is not answered with yes
 	// here, but by ReleaseBlock.
 	AnswerCallBack(ctx context.Context, in *AnswerCallBackRequest, opts ...grpc.CallOption) (*AnswerCallBackResponse, error)
+	// MissingPods tells which of these Pods, 1,000 at most, Kubernetes has no more: asked of the API server itself, and not of
+	// what was watched. It is for those of whom the node knows nothing better. FAILED_PRECONDITION: there is no Kubernetes here,
+	// or its Pods have not all been listed yet.
+	MissingPods(ctx context.Context, in *MissingPodsRequest, opts ...grpc.CallOption) (*MissingPodsResponse, error)
 	// MirrorAssignments copies changes of the node's journal into the store, in order. Repeating is harmless.
 	MirrorAssignments(ctx context.Context, in *MirrorAssignmentsRequest, opts ...grpc.CallOption) (*MirrorAssignmentsResponse, error)
 	// ReportStatus replaces what is known of the node's sessions and health. Kept in memory only.
@@ -142,6 +147,16 @@ func (c *nodeServiceClient) AnswerCallBack(ctx context.Context, in *AnswerCallBa
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(AnswerCallBackResponse)
 	err := c.cc.Invoke(ctx, NodeService_AnswerCallBack_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeServiceClient) MissingPods(ctx context.Context, in *MissingPodsRequest, opts ...grpc.CallOption) (*MissingPodsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MissingPodsResponse)
+	err := c.cc.Invoke(ctx, NodeService_MissingPods_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -252,6 +267,10 @@ type NodeServiceServer interface {
 	// Repeating is harmless. FAILED_PRECONDITION: nobody calls it back any more. A whole block is not answered with yes
 	// here, but by ReleaseBlock.
 	AnswerCallBack(context.Context, *AnswerCallBackRequest) (*AnswerCallBackResponse, error)
+	// MissingPods tells which of these Pods, 1,000 at most, Kubernetes has no more: asked of the API server itself, and not of
+	// what was watched. It is for those of whom the node knows nothing better. FAILED_PRECONDITION: there is no Kubernetes here,
+	// or its Pods have not all been listed yet.
+	MissingPods(context.Context, *MissingPodsRequest) (*MissingPodsResponse, error)
 	// MirrorAssignments copies changes of the node's journal into the store, in order. Repeating is harmless.
 	MirrorAssignments(context.Context, *MirrorAssignmentsRequest) (*MirrorAssignmentsResponse, error)
 	// ReportStatus replaces what is known of the node's sessions and health. Kept in memory only.
@@ -290,6 +309,9 @@ func (UnimplementedNodeServiceServer) SetAllowance(context.Context, *SetAllowanc
 }
 func (UnimplementedNodeServiceServer) AnswerCallBack(context.Context, *AnswerCallBackRequest) (*AnswerCallBackResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method AnswerCallBack not implemented")
+}
+func (UnimplementedNodeServiceServer) MissingPods(context.Context, *MissingPodsRequest) (*MissingPodsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method MissingPods not implemented")
 }
 func (UnimplementedNodeServiceServer) MirrorAssignments(context.Context, *MirrorAssignmentsRequest) (*MirrorAssignmentsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method MirrorAssignments not implemented")
@@ -435,6 +457,24 @@ func _NodeService_AnswerCallBack_Handler(srv interface{}, ctx context.Context, d
 	return interceptor(ctx, in, info, handler)
 }
 
+func _NodeService_MissingPods_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MissingPodsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).MissingPods(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_MissingPods_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).MissingPods(ctx, req.(*MissingPodsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _NodeService_MirrorAssignments_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(MirrorAssignmentsRequest)
 	if err := dec(in); err != nil {
@@ -530,6 +570,10 @@ var NodeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "AnswerCallBack",
 			Handler:    _NodeService_AnswerCallBack_Handler,
+		},
+		{
+			MethodName: "MissingPods",
+			Handler:    _NodeService_MissingPods_Handler,
 		},
 		{
 			MethodName: "MirrorAssignments",
