@@ -154,7 +154,7 @@ func (r *imported) add(resource *clearwayv1.Resource) error {
 		}
 		r.assignments = append(r.assignments, one.GetSpec())
 	case *clearwayv1.Node:
-		if one.GetStatus().GetJournalId() == "" {
+		if one.GetStatus().GetRegisteredTime() == nil {
 			r.config = append(r.config, resource)
 			return nil
 		}

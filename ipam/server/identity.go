@@ -48,6 +48,7 @@ var demands = map[string]demand{
 	clearwayv1.IPAMService_VerifyRoutes_FullMethodName: reading,
 	clearwayv1.IPAMService_Export_FullMethodName:       reading,
 	clearwayv1.IPAMService_Import_FullMethodName:       changing,
+	clearwayv1.IPAMService_Adopt_FullMethodName:        changing,
 
 	clearwayv1.NodeService_Register_FullMethodName:          acting,
 	clearwayv1.NodeService_ClaimBlock_FullMethodName:        acting,

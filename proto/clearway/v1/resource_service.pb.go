@@ -599,6 +599,155 @@ func (x *FieldViolation) GetMessage() string {
 	return ""
 }
 
+type AdoptRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Of the Kubernetes Node; empty: it has none.
+	NodeUid string `protobuf:"bytes,2,opt,name=node_uid,json=nodeUID,proto3" json:"node_uid,omitempty"`
+	// The kernel's, as the agent will tell it. After another boot no Pod of before lives.
+	BootId    string `protobuf:"bytes,3,opt,name=boot_id,json=bootID,proto3" json:"boot_id,omitempty"`
+	MachineId string `protobuf:"bytes,4,opt,name=machine_id,json=machineID,proto3" json:"machine_id,omitempty"`
+	// Their cidr and pool; at most 10,000.
+	Blocks []*BlockSpec `protobuf:"bytes,5,rep,name=blocks,proto3" json:"blocks,omitempty"`
+	// Address, attachment, Pod; each lies in one of the blocks. At most 20,000.
+	Assignments   []*AssignmentSpec `protobuf:"bytes,6,rep,name=assignments,proto3" json:"assignments,omitempty"`
+	DryRun        bool              `protobuf:"varint,7,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdoptRequest) Reset() {
+	*x = AdoptRequest{}
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdoptRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdoptRequest) ProtoMessage() {}
+
+func (x *AdoptRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdoptRequest.ProtoReflect.Descriptor instead.
+func (*AdoptRequest) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *AdoptRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *AdoptRequest) GetNodeUid() string {
+	if x != nil {
+		return x.NodeUid
+	}
+	return ""
+}
+
+func (x *AdoptRequest) GetBootId() string {
+	if x != nil {
+		return x.BootId
+	}
+	return ""
+}
+
+func (x *AdoptRequest) GetMachineId() string {
+	if x != nil {
+		return x.MachineId
+	}
+	return ""
+}
+
+func (x *AdoptRequest) GetBlocks() []*BlockSpec {
+	if x != nil {
+		return x.Blocks
+	}
+	return nil
+}
+
+func (x *AdoptRequest) GetAssignments() []*AssignmentSpec {
+	if x != nil {
+		return x.Assignments
+	}
+	return nil
+}
+
+func (x *AdoptRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type AdoptResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was written: 0 of a node that was taken in before.
+	Blocks        int64 `protobuf:"varint,1,opt,name=blocks,proto3" json:"blocks,omitempty"`
+	Assignments   int64 `protobuf:"varint,2,opt,name=assignments,proto3" json:"assignments,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdoptResponse) Reset() {
+	*x = AdoptResponse{}
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdoptResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdoptResponse) ProtoMessage() {}
+
+func (x *AdoptResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdoptResponse.ProtoReflect.Descriptor instead.
+func (*AdoptResponse) Descriptor() ([]byte, []int) {
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *AdoptResponse) GetBlocks() int64 {
+	if x != nil {
+		return x.Blocks
+	}
+	return 0
+}
+
+func (x *AdoptResponse) GetAssignments() int64 {
+	if x != nil {
+		return x.Assignments
+	}
+	return 0
+}
+
 type ExportRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -607,7 +756,7 @@ type ExportRequest struct {
 
 func (x *ExportRequest) Reset() {
 	*x = ExportRequest{}
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[8]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -619,7 +768,7 @@ func (x *ExportRequest) String() string {
 func (*ExportRequest) ProtoMessage() {}
 
 func (x *ExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[8]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -632,7 +781,7 @@ func (x *ExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportRequest.ProtoReflect.Descriptor instead.
 func (*ExportRequest) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{8}
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{10}
 }
 
 // ExportHeader says what an export is of.
@@ -649,7 +798,7 @@ type ExportHeader struct {
 
 func (x *ExportHeader) Reset() {
 	*x = ExportHeader{}
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[9]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -661,7 +810,7 @@ func (x *ExportHeader) String() string {
 func (*ExportHeader) ProtoMessage() {}
 
 func (x *ExportHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[9]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -674,7 +823,7 @@ func (x *ExportHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportHeader.ProtoReflect.Descriptor instead.
 func (*ExportHeader) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{9}
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ExportHeader) GetVersion() int32 {
@@ -717,7 +866,7 @@ type ExportResponse struct {
 
 func (x *ExportResponse) Reset() {
 	*x = ExportResponse{}
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[10]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -729,7 +878,7 @@ func (x *ExportResponse) String() string {
 func (*ExportResponse) ProtoMessage() {}
 
 func (x *ExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[10]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -742,7 +891,7 @@ func (x *ExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportResponse.ProtoReflect.Descriptor instead.
 func (*ExportResponse) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{10}
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ExportResponse) GetHeader() *ExportHeader {
@@ -771,7 +920,7 @@ type ImportRequest struct {
 
 func (x *ImportRequest) Reset() {
 	*x = ImportRequest{}
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[11]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -783,7 +932,7 @@ func (x *ImportRequest) String() string {
 func (*ImportRequest) ProtoMessage() {}
 
 func (x *ImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[11]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -796,7 +945,7 @@ func (x *ImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
 func (*ImportRequest) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{11}
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ImportRequest) GetHeader() *ExportHeader {
@@ -832,7 +981,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[12]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -844,7 +993,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[12]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -857,7 +1006,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{12}
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ImportResponse) GetResources() int64 {
@@ -901,7 +1050,7 @@ type CheckBooksRequest struct {
 
 func (x *CheckBooksRequest) Reset() {
 	*x = CheckBooksRequest{}
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[13]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -913,7 +1062,7 @@ func (x *CheckBooksRequest) String() string {
 func (*CheckBooksRequest) ProtoMessage() {}
 
 func (x *CheckBooksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[13]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -926,7 +1075,7 @@ func (x *CheckBooksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckBooksRequest.ProtoReflect.Descriptor instead.
 func (*CheckBooksRequest) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{13}
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CheckBooksRequest) GetNode() string {
@@ -965,7 +1114,7 @@ type CheckBooksResponse struct {
 
 func (x *CheckBooksResponse) Reset() {
 	*x = CheckBooksResponse{}
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[14]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -977,7 +1126,7 @@ func (x *CheckBooksResponse) String() string {
 func (*CheckBooksResponse) ProtoMessage() {}
 
 func (x *CheckBooksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[14]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -990,7 +1139,7 @@ func (x *CheckBooksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckBooksResponse.ProtoReflect.Descriptor instead.
 func (*CheckBooksResponse) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{14}
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CheckBooksResponse) GetDifferences() []*Difference {
@@ -1047,7 +1196,7 @@ type Difference struct {
 
 func (x *Difference) Reset() {
 	*x = Difference{}
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[15]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1059,7 +1208,7 @@ func (x *Difference) String() string {
 func (*Difference) ProtoMessage() {}
 
 func (x *Difference) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[15]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1072,7 +1221,7 @@ func (x *Difference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Difference.ProtoReflect.Descriptor instead.
 func (*Difference) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{15}
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Difference) GetReason() string {
@@ -1129,7 +1278,7 @@ type VerifyRoutesRequest struct {
 
 func (x *VerifyRoutesRequest) Reset() {
 	*x = VerifyRoutesRequest{}
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[16]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1141,7 +1290,7 @@ func (x *VerifyRoutesRequest) String() string {
 func (*VerifyRoutesRequest) ProtoMessage() {}
 
 func (x *VerifyRoutesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[16]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1154,7 +1303,7 @@ func (x *VerifyRoutesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRoutesRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRoutesRequest) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{16}
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *VerifyRoutesRequest) GetNode() string {
@@ -1190,7 +1339,7 @@ type VerifyRoutesResponse struct {
 
 func (x *VerifyRoutesResponse) Reset() {
 	*x = VerifyRoutesResponse{}
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[17]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1202,7 +1351,7 @@ func (x *VerifyRoutesResponse) String() string {
 func (*VerifyRoutesResponse) ProtoMessage() {}
 
 func (x *VerifyRoutesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[17]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1215,7 +1364,7 @@ func (x *VerifyRoutesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRoutesResponse.ProtoReflect.Descriptor instead.
 func (*VerifyRoutesResponse) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{17}
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *VerifyRoutesResponse) GetMismatches() []*RouteMismatch {
@@ -1289,7 +1438,7 @@ type RouteMismatch struct {
 
 func (x *RouteMismatch) Reset() {
 	*x = RouteMismatch{}
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[18]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1301,7 +1450,7 @@ func (x *RouteMismatch) String() string {
 func (*RouteMismatch) ProtoMessage() {}
 
 func (x *RouteMismatch) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[18]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1314,7 +1463,7 @@ func (x *RouteMismatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteMismatch.ProtoReflect.Descriptor instead.
 func (*RouteMismatch) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{18}
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RouteMismatch) GetReason() string {
@@ -1353,7 +1502,7 @@ type ShowStoreRequest struct {
 
 func (x *ShowStoreRequest) Reset() {
 	*x = ShowStoreRequest{}
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[19]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1365,7 +1514,7 @@ func (x *ShowStoreRequest) String() string {
 func (*ShowStoreRequest) ProtoMessage() {}
 
 func (x *ShowStoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[19]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1378,7 +1527,7 @@ func (x *ShowStoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowStoreRequest.ProtoReflect.Descriptor instead.
 func (*ShowStoreRequest) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{19}
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{21}
 }
 
 type ShowStoreResponse struct {
@@ -1398,7 +1547,7 @@ type ShowStoreResponse struct {
 
 func (x *ShowStoreResponse) Reset() {
 	*x = ShowStoreResponse{}
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[20]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1410,7 +1559,7 @@ func (x *ShowStoreResponse) String() string {
 func (*ShowStoreResponse) ProtoMessage() {}
 
 func (x *ShowStoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[20]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1423,7 +1572,7 @@ func (x *ShowStoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowStoreResponse.ProtoReflect.Descriptor instead.
 func (*ShowStoreResponse) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{20}
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ShowStoreResponse) GetIncarnation() string {
@@ -1478,7 +1627,7 @@ type RecoveryStatus struct {
 
 func (x *RecoveryStatus) Reset() {
 	*x = RecoveryStatus{}
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[21]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1490,7 +1639,7 @@ func (x *RecoveryStatus) String() string {
 func (*RecoveryStatus) ProtoMessage() {}
 
 func (x *RecoveryStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[21]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1503,7 +1652,7 @@ func (x *RecoveryStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoveryStatus.ProtoReflect.Descriptor instead.
 func (*RecoveryStatus) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{21}
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RecoveryStatus) GetStartedTime() *timestamppb.Timestamp {
@@ -1560,7 +1709,7 @@ type StoreHealth struct {
 
 func (x *StoreHealth) Reset() {
 	*x = StoreHealth{}
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[22]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1572,7 +1721,7 @@ func (x *StoreHealth) String() string {
 func (*StoreHealth) ProtoMessage() {}
 
 func (x *StoreHealth) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[22]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1585,7 +1734,7 @@ func (x *StoreHealth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreHealth.ProtoReflect.Descriptor instead.
 func (*StoreHealth) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{22}
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *StoreHealth) GetSize() int64 {
@@ -1647,7 +1796,7 @@ type RecoverRequest struct {
 
 func (x *RecoverRequest) Reset() {
 	*x = RecoverRequest{}
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[23]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1659,7 +1808,7 @@ func (x *RecoverRequest) String() string {
 func (*RecoverRequest) ProtoMessage() {}
 
 func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[23]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1672,7 +1821,7 @@ func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRequest.ProtoReflect.Descriptor instead.
 func (*RecoverRequest) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{23}
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RecoverRequest) GetReason() string {
@@ -1691,7 +1840,7 @@ type RecoverResponse struct {
 
 func (x *RecoverResponse) Reset() {
 	*x = RecoverResponse{}
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[24]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1703,7 +1852,7 @@ func (x *RecoverResponse) String() string {
 func (*RecoverResponse) ProtoMessage() {}
 
 func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[24]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1716,7 +1865,7 @@ func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverResponse.ProtoReflect.Descriptor instead.
 func (*RecoverResponse) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{24}
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RecoverResponse) GetIncarnation() string {
@@ -1735,7 +1884,7 @@ type ShowAddressRequest struct {
 
 func (x *ShowAddressRequest) Reset() {
 	*x = ShowAddressRequest{}
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[25]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1747,7 +1896,7 @@ func (x *ShowAddressRequest) String() string {
 func (*ShowAddressRequest) ProtoMessage() {}
 
 func (x *ShowAddressRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[25]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1760,7 +1909,7 @@ func (x *ShowAddressRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowAddressRequest.ProtoReflect.Descriptor instead.
 func (*ShowAddressRequest) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{25}
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ShowAddressRequest) GetAddress() string {
@@ -1789,7 +1938,7 @@ type ShowAddressResponse struct {
 
 func (x *ShowAddressResponse) Reset() {
 	*x = ShowAddressResponse{}
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[26]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1801,7 +1950,7 @@ func (x *ShowAddressResponse) String() string {
 func (*ShowAddressResponse) ProtoMessage() {}
 
 func (x *ShowAddressResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[26]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1814,7 +1963,7 @@ func (x *ShowAddressResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowAddressResponse.ProtoReflect.Descriptor instead.
 func (*ShowAddressResponse) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{26}
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ShowAddressResponse) GetState() string {
@@ -1882,7 +2031,7 @@ type HistoryRequest struct {
 
 func (x *HistoryRequest) Reset() {
 	*x = HistoryRequest{}
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[27]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1894,7 +2043,7 @@ func (x *HistoryRequest) String() string {
 func (*HistoryRequest) ProtoMessage() {}
 
 func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[27]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1907,7 +2056,7 @@ func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryRequest.ProtoReflect.Descriptor instead.
 func (*HistoryRequest) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{27}
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *HistoryRequest) GetAddress() string {
@@ -1964,7 +2113,7 @@ type HistoryResponse struct {
 
 func (x *HistoryResponse) Reset() {
 	*x = HistoryResponse{}
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[28]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1976,7 +2125,7 @@ func (x *HistoryResponse) String() string {
 func (*HistoryResponse) ProtoMessage() {}
 
 func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clearway_v1_resource_service_proto_msgTypes[28]
+	mi := &file_clearway_v1_resource_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1989,7 +2138,7 @@ func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryResponse.ProtoReflect.Descriptor instead.
 func (*HistoryResponse) Descriptor() ([]byte, []int) {
-	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{28}
+	return file_clearway_v1_resource_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *HistoryResponse) GetTenures() []*Tenure {
@@ -2081,7 +2230,19 @@ const file_clearway_v1_resource_service_proto_rawDesc = "" +
 	"\bresource\x18\x02 \x01(\tR\bresource\x12\x14\n" +
 	"\x05field\x18\x03 \x01(\tR\x05field\x12\x14\n" +
 	"\x05value\x18\x04 \x01(\tR\x05value\x12\x18\n" +
-	"\amessage\x18\x05 \x01(\tR\amessage\"\x0f\n" +
+	"\amessage\x18\x05 \x01(\tR\amessage\"\xfd\x01\n" +
+	"\fAdoptRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x19\n" +
+	"\bnode_uid\x18\x02 \x01(\tR\anodeUID\x12\x17\n" +
+	"\aboot_id\x18\x03 \x01(\tR\x06bootID\x12\x1d\n" +
+	"\n" +
+	"machine_id\x18\x04 \x01(\tR\tmachineID\x12.\n" +
+	"\x06blocks\x18\x05 \x03(\v2\x16.clearway.v1.BlockSpecR\x06blocks\x12=\n" +
+	"\vassignments\x18\x06 \x03(\v2\x1b.clearway.v1.AssignmentSpecR\vassignments\x12\x17\n" +
+	"\adry_run\x18\a \x01(\bR\x06dryRun\"I\n" +
+	"\rAdoptResponse\x12\x16\n" +
+	"\x06blocks\x18\x01 \x01(\x03R\x06blocks\x12 \n" +
+	"\vassignments\x18\x02 \x01(\x03R\vassignments\"\x0f\n" +
 	"\rExportRequest\"\xa5\x01\n" +
 	"\fExportHeader\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x05R\aversion\x12 \n" +
@@ -2190,7 +2351,7 @@ const file_clearway_v1_resource_service_proto_rawDesc = "" +
 	"\x0fResourceService\x12>\n" +
 	"\x05Apply\x12\x19.clearway.v1.ApplyRequest\x1a\x1a.clearway.v1.ApplyResponse\x12A\n" +
 	"\x06Delete\x12\x1a.clearway.v1.DeleteRequest\x1a\x1b.clearway.v1.DeleteResponse\x12=\n" +
-	"\x04List\x12\x18.clearway.v1.ListRequest\x1a\x19.clearway.v1.ListResponse0\x012\xe9\x04\n" +
+	"\x04List\x12\x18.clearway.v1.ListRequest\x1a\x19.clearway.v1.ListResponse0\x012\xa9\x05\n" +
 	"\vIPAMService\x12P\n" +
 	"\vShowAddress\x12\x1f.clearway.v1.ShowAddressRequest\x1a .clearway.v1.ShowAddressResponse\x12D\n" +
 	"\aHistory\x12\x1b.clearway.v1.HistoryRequest\x1a\x1c.clearway.v1.HistoryResponse\x12J\n" +
@@ -2200,7 +2361,8 @@ const file_clearway_v1_resource_service_proto_rawDesc = "" +
 	"CheckBooks\x12\x1e.clearway.v1.CheckBooksRequest\x1a\x1f.clearway.v1.CheckBooksResponse0\x01\x12U\n" +
 	"\fVerifyRoutes\x12 .clearway.v1.VerifyRoutesRequest\x1a!.clearway.v1.VerifyRoutesResponse0\x01\x12C\n" +
 	"\x06Export\x12\x1a.clearway.v1.ExportRequest\x1a\x1b.clearway.v1.ExportResponse0\x01\x12C\n" +
-	"\x06Import\x12\x1a.clearway.v1.ImportRequest\x1a\x1b.clearway.v1.ImportResponse(\x01B;Z9github.com/clearway/clearway/proto/clearway/v1;clearwayv1b\x06proto3"
+	"\x06Import\x12\x1a.clearway.v1.ImportRequest\x1a\x1b.clearway.v1.ImportResponse(\x01\x12>\n" +
+	"\x05Adopt\x12\x19.clearway.v1.AdoptRequest\x1a\x1a.clearway.v1.AdoptResponseB;Z9github.com/clearway/clearway/proto/clearway/v1;clearwayv1b\x06proto3"
 
 var (
 	file_clearway_v1_resource_service_proto_rawDescOnce sync.Once
@@ -2215,7 +2377,7 @@ func file_clearway_v1_resource_service_proto_rawDescGZIP() []byte {
 }
 
 var file_clearway_v1_resource_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_clearway_v1_resource_service_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_clearway_v1_resource_service_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_clearway_v1_resource_service_proto_goTypes = []any{
 	(ApplyResult_Action)(0),       // 0: clearway.v1.ApplyResult.Action
 	(*ApplyRequest)(nil),          // 1: clearway.v1.ApplyRequest
@@ -2226,90 +2388,98 @@ var file_clearway_v1_resource_service_proto_goTypes = []any{
 	(*ListRequest)(nil),           // 6: clearway.v1.ListRequest
 	(*ListResponse)(nil),          // 7: clearway.v1.ListResponse
 	(*FieldViolation)(nil),        // 8: clearway.v1.FieldViolation
-	(*ExportRequest)(nil),         // 9: clearway.v1.ExportRequest
-	(*ExportHeader)(nil),          // 10: clearway.v1.ExportHeader
-	(*ExportResponse)(nil),        // 11: clearway.v1.ExportResponse
-	(*ImportRequest)(nil),         // 12: clearway.v1.ImportRequest
-	(*ImportResponse)(nil),        // 13: clearway.v1.ImportResponse
-	(*CheckBooksRequest)(nil),     // 14: clearway.v1.CheckBooksRequest
-	(*CheckBooksResponse)(nil),    // 15: clearway.v1.CheckBooksResponse
-	(*Difference)(nil),            // 16: clearway.v1.Difference
-	(*VerifyRoutesRequest)(nil),   // 17: clearway.v1.VerifyRoutesRequest
-	(*VerifyRoutesResponse)(nil),  // 18: clearway.v1.VerifyRoutesResponse
-	(*RouteMismatch)(nil),         // 19: clearway.v1.RouteMismatch
-	(*ShowStoreRequest)(nil),      // 20: clearway.v1.ShowStoreRequest
-	(*ShowStoreResponse)(nil),     // 21: clearway.v1.ShowStoreResponse
-	(*RecoveryStatus)(nil),        // 22: clearway.v1.RecoveryStatus
-	(*StoreHealth)(nil),           // 23: clearway.v1.StoreHealth
-	(*RecoverRequest)(nil),        // 24: clearway.v1.RecoverRequest
-	(*RecoverResponse)(nil),       // 25: clearway.v1.RecoverResponse
-	(*ShowAddressRequest)(nil),    // 26: clearway.v1.ShowAddressRequest
-	(*ShowAddressResponse)(nil),   // 27: clearway.v1.ShowAddressResponse
-	(*HistoryRequest)(nil),        // 28: clearway.v1.HistoryRequest
-	(*HistoryResponse)(nil),       // 29: clearway.v1.HistoryResponse
-	(*Resource)(nil),              // 30: clearway.v1.Resource
-	(*timestamppb.Timestamp)(nil), // 31: google.protobuf.Timestamp
-	(*Assignment)(nil),            // 32: clearway.v1.Assignment
-	(*Block)(nil),                 // 33: clearway.v1.Block
-	(*IPPool)(nil),                // 34: clearway.v1.IPPool
-	(*IPReservation)(nil),         // 35: clearway.v1.IPReservation
-	(*Tenure)(nil),                // 36: clearway.v1.Tenure
+	(*AdoptRequest)(nil),          // 9: clearway.v1.AdoptRequest
+	(*AdoptResponse)(nil),         // 10: clearway.v1.AdoptResponse
+	(*ExportRequest)(nil),         // 11: clearway.v1.ExportRequest
+	(*ExportHeader)(nil),          // 12: clearway.v1.ExportHeader
+	(*ExportResponse)(nil),        // 13: clearway.v1.ExportResponse
+	(*ImportRequest)(nil),         // 14: clearway.v1.ImportRequest
+	(*ImportResponse)(nil),        // 15: clearway.v1.ImportResponse
+	(*CheckBooksRequest)(nil),     // 16: clearway.v1.CheckBooksRequest
+	(*CheckBooksResponse)(nil),    // 17: clearway.v1.CheckBooksResponse
+	(*Difference)(nil),            // 18: clearway.v1.Difference
+	(*VerifyRoutesRequest)(nil),   // 19: clearway.v1.VerifyRoutesRequest
+	(*VerifyRoutesResponse)(nil),  // 20: clearway.v1.VerifyRoutesResponse
+	(*RouteMismatch)(nil),         // 21: clearway.v1.RouteMismatch
+	(*ShowStoreRequest)(nil),      // 22: clearway.v1.ShowStoreRequest
+	(*ShowStoreResponse)(nil),     // 23: clearway.v1.ShowStoreResponse
+	(*RecoveryStatus)(nil),        // 24: clearway.v1.RecoveryStatus
+	(*StoreHealth)(nil),           // 25: clearway.v1.StoreHealth
+	(*RecoverRequest)(nil),        // 26: clearway.v1.RecoverRequest
+	(*RecoverResponse)(nil),       // 27: clearway.v1.RecoverResponse
+	(*ShowAddressRequest)(nil),    // 28: clearway.v1.ShowAddressRequest
+	(*ShowAddressResponse)(nil),   // 29: clearway.v1.ShowAddressResponse
+	(*HistoryRequest)(nil),        // 30: clearway.v1.HistoryRequest
+	(*HistoryResponse)(nil),       // 31: clearway.v1.HistoryResponse
+	(*Resource)(nil),              // 32: clearway.v1.Resource
+	(*BlockSpec)(nil),             // 33: clearway.v1.BlockSpec
+	(*AssignmentSpec)(nil),        // 34: clearway.v1.AssignmentSpec
+	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
+	(*Assignment)(nil),            // 36: clearway.v1.Assignment
+	(*Block)(nil),                 // 37: clearway.v1.Block
+	(*IPPool)(nil),                // 38: clearway.v1.IPPool
+	(*IPReservation)(nil),         // 39: clearway.v1.IPReservation
+	(*Tenure)(nil),                // 40: clearway.v1.Tenure
 }
 var file_clearway_v1_resource_service_proto_depIdxs = []int32{
-	30, // 0: clearway.v1.ApplyRequest.resources:type_name -> clearway.v1.Resource
+	32, // 0: clearway.v1.ApplyRequest.resources:type_name -> clearway.v1.Resource
 	3,  // 1: clearway.v1.ApplyResponse.results:type_name -> clearway.v1.ApplyResult
 	0,  // 2: clearway.v1.ApplyResult.action:type_name -> clearway.v1.ApplyResult.Action
-	30, // 3: clearway.v1.ApplyResult.resource:type_name -> clearway.v1.Resource
-	30, // 4: clearway.v1.DeleteResponse.remaining:type_name -> clearway.v1.Resource
-	30, // 5: clearway.v1.ListResponse.resources:type_name -> clearway.v1.Resource
-	31, // 6: clearway.v1.ExportHeader.created_time:type_name -> google.protobuf.Timestamp
-	10, // 7: clearway.v1.ExportResponse.header:type_name -> clearway.v1.ExportHeader
-	30, // 8: clearway.v1.ExportResponse.resources:type_name -> clearway.v1.Resource
-	10, // 9: clearway.v1.ImportRequest.header:type_name -> clearway.v1.ExportHeader
-	30, // 10: clearway.v1.ImportRequest.resources:type_name -> clearway.v1.Resource
-	16, // 11: clearway.v1.CheckBooksResponse.differences:type_name -> clearway.v1.Difference
-	19, // 12: clearway.v1.VerifyRoutesResponse.mismatches:type_name -> clearway.v1.RouteMismatch
-	22, // 13: clearway.v1.ShowStoreResponse.recovery:type_name -> clearway.v1.RecoveryStatus
-	23, // 14: clearway.v1.ShowStoreResponse.health:type_name -> clearway.v1.StoreHealth
-	31, // 15: clearway.v1.RecoveryStatus.started_time:type_name -> google.protobuf.Timestamp
-	31, // 16: clearway.v1.RecoveryStatus.earliest:type_name -> google.protobuf.Timestamp
-	32, // 17: clearway.v1.ShowAddressResponse.assignment:type_name -> clearway.v1.Assignment
-	33, // 18: clearway.v1.ShowAddressResponse.block:type_name -> clearway.v1.Block
-	34, // 19: clearway.v1.ShowAddressResponse.pool:type_name -> clearway.v1.IPPool
-	31, // 20: clearway.v1.ShowAddressResponse.as_of:type_name -> google.protobuf.Timestamp
-	35, // 21: clearway.v1.ShowAddressResponse.reservation:type_name -> clearway.v1.IPReservation
-	31, // 22: clearway.v1.HistoryRequest.since:type_name -> google.protobuf.Timestamp
-	31, // 23: clearway.v1.HistoryRequest.until:type_name -> google.protobuf.Timestamp
-	36, // 24: clearway.v1.HistoryResponse.tenures:type_name -> clearway.v1.Tenure
-	31, // 25: clearway.v1.HistoryResponse.reaches_back_to:type_name -> google.protobuf.Timestamp
-	31, // 26: clearway.v1.HistoryResponse.as_of:type_name -> google.protobuf.Timestamp
-	1,  // 27: clearway.v1.ResourceService.Apply:input_type -> clearway.v1.ApplyRequest
-	4,  // 28: clearway.v1.ResourceService.Delete:input_type -> clearway.v1.DeleteRequest
-	6,  // 29: clearway.v1.ResourceService.List:input_type -> clearway.v1.ListRequest
-	26, // 30: clearway.v1.IPAMService.ShowAddress:input_type -> clearway.v1.ShowAddressRequest
-	28, // 31: clearway.v1.IPAMService.History:input_type -> clearway.v1.HistoryRequest
-	20, // 32: clearway.v1.IPAMService.ShowStore:input_type -> clearway.v1.ShowStoreRequest
-	24, // 33: clearway.v1.IPAMService.Recover:input_type -> clearway.v1.RecoverRequest
-	14, // 34: clearway.v1.IPAMService.CheckBooks:input_type -> clearway.v1.CheckBooksRequest
-	17, // 35: clearway.v1.IPAMService.VerifyRoutes:input_type -> clearway.v1.VerifyRoutesRequest
-	9,  // 36: clearway.v1.IPAMService.Export:input_type -> clearway.v1.ExportRequest
-	12, // 37: clearway.v1.IPAMService.Import:input_type -> clearway.v1.ImportRequest
-	2,  // 38: clearway.v1.ResourceService.Apply:output_type -> clearway.v1.ApplyResponse
-	5,  // 39: clearway.v1.ResourceService.Delete:output_type -> clearway.v1.DeleteResponse
-	7,  // 40: clearway.v1.ResourceService.List:output_type -> clearway.v1.ListResponse
-	27, // 41: clearway.v1.IPAMService.ShowAddress:output_type -> clearway.v1.ShowAddressResponse
-	29, // 42: clearway.v1.IPAMService.History:output_type -> clearway.v1.HistoryResponse
-	21, // 43: clearway.v1.IPAMService.ShowStore:output_type -> clearway.v1.ShowStoreResponse
-	25, // 44: clearway.v1.IPAMService.Recover:output_type -> clearway.v1.RecoverResponse
-	15, // 45: clearway.v1.IPAMService.CheckBooks:output_type -> clearway.v1.CheckBooksResponse
-	18, // 46: clearway.v1.IPAMService.VerifyRoutes:output_type -> clearway.v1.VerifyRoutesResponse
-	11, // 47: clearway.v1.IPAMService.Export:output_type -> clearway.v1.ExportResponse
-	13, // 48: clearway.v1.IPAMService.Import:output_type -> clearway.v1.ImportResponse
-	38, // [38:49] is the sub-list for method output_type
-	27, // [27:38] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	32, // 3: clearway.v1.ApplyResult.resource:type_name -> clearway.v1.Resource
+	32, // 4: clearway.v1.DeleteResponse.remaining:type_name -> clearway.v1.Resource
+	32, // 5: clearway.v1.ListResponse.resources:type_name -> clearway.v1.Resource
+	33, // 6: clearway.v1.AdoptRequest.blocks:type_name -> clearway.v1.BlockSpec
+	34, // 7: clearway.v1.AdoptRequest.assignments:type_name -> clearway.v1.AssignmentSpec
+	35, // 8: clearway.v1.ExportHeader.created_time:type_name -> google.protobuf.Timestamp
+	12, // 9: clearway.v1.ExportResponse.header:type_name -> clearway.v1.ExportHeader
+	32, // 10: clearway.v1.ExportResponse.resources:type_name -> clearway.v1.Resource
+	12, // 11: clearway.v1.ImportRequest.header:type_name -> clearway.v1.ExportHeader
+	32, // 12: clearway.v1.ImportRequest.resources:type_name -> clearway.v1.Resource
+	18, // 13: clearway.v1.CheckBooksResponse.differences:type_name -> clearway.v1.Difference
+	21, // 14: clearway.v1.VerifyRoutesResponse.mismatches:type_name -> clearway.v1.RouteMismatch
+	24, // 15: clearway.v1.ShowStoreResponse.recovery:type_name -> clearway.v1.RecoveryStatus
+	25, // 16: clearway.v1.ShowStoreResponse.health:type_name -> clearway.v1.StoreHealth
+	35, // 17: clearway.v1.RecoveryStatus.started_time:type_name -> google.protobuf.Timestamp
+	35, // 18: clearway.v1.RecoveryStatus.earliest:type_name -> google.protobuf.Timestamp
+	36, // 19: clearway.v1.ShowAddressResponse.assignment:type_name -> clearway.v1.Assignment
+	37, // 20: clearway.v1.ShowAddressResponse.block:type_name -> clearway.v1.Block
+	38, // 21: clearway.v1.ShowAddressResponse.pool:type_name -> clearway.v1.IPPool
+	35, // 22: clearway.v1.ShowAddressResponse.as_of:type_name -> google.protobuf.Timestamp
+	39, // 23: clearway.v1.ShowAddressResponse.reservation:type_name -> clearway.v1.IPReservation
+	35, // 24: clearway.v1.HistoryRequest.since:type_name -> google.protobuf.Timestamp
+	35, // 25: clearway.v1.HistoryRequest.until:type_name -> google.protobuf.Timestamp
+	40, // 26: clearway.v1.HistoryResponse.tenures:type_name -> clearway.v1.Tenure
+	35, // 27: clearway.v1.HistoryResponse.reaches_back_to:type_name -> google.protobuf.Timestamp
+	35, // 28: clearway.v1.HistoryResponse.as_of:type_name -> google.protobuf.Timestamp
+	1,  // 29: clearway.v1.ResourceService.Apply:input_type -> clearway.v1.ApplyRequest
+	4,  // 30: clearway.v1.ResourceService.Delete:input_type -> clearway.v1.DeleteRequest
+	6,  // 31: clearway.v1.ResourceService.List:input_type -> clearway.v1.ListRequest
+	28, // 32: clearway.v1.IPAMService.ShowAddress:input_type -> clearway.v1.ShowAddressRequest
+	30, // 33: clearway.v1.IPAMService.History:input_type -> clearway.v1.HistoryRequest
+	22, // 34: clearway.v1.IPAMService.ShowStore:input_type -> clearway.v1.ShowStoreRequest
+	26, // 35: clearway.v1.IPAMService.Recover:input_type -> clearway.v1.RecoverRequest
+	16, // 36: clearway.v1.IPAMService.CheckBooks:input_type -> clearway.v1.CheckBooksRequest
+	19, // 37: clearway.v1.IPAMService.VerifyRoutes:input_type -> clearway.v1.VerifyRoutesRequest
+	11, // 38: clearway.v1.IPAMService.Export:input_type -> clearway.v1.ExportRequest
+	14, // 39: clearway.v1.IPAMService.Import:input_type -> clearway.v1.ImportRequest
+	9,  // 40: clearway.v1.IPAMService.Adopt:input_type -> clearway.v1.AdoptRequest
+	2,  // 41: clearway.v1.ResourceService.Apply:output_type -> clearway.v1.ApplyResponse
+	5,  // 42: clearway.v1.ResourceService.Delete:output_type -> clearway.v1.DeleteResponse
+	7,  // 43: clearway.v1.ResourceService.List:output_type -> clearway.v1.ListResponse
+	29, // 44: clearway.v1.IPAMService.ShowAddress:output_type -> clearway.v1.ShowAddressResponse
+	31, // 45: clearway.v1.IPAMService.History:output_type -> clearway.v1.HistoryResponse
+	23, // 46: clearway.v1.IPAMService.ShowStore:output_type -> clearway.v1.ShowStoreResponse
+	27, // 47: clearway.v1.IPAMService.Recover:output_type -> clearway.v1.RecoverResponse
+	17, // 48: clearway.v1.IPAMService.CheckBooks:output_type -> clearway.v1.CheckBooksResponse
+	20, // 49: clearway.v1.IPAMService.VerifyRoutes:output_type -> clearway.v1.VerifyRoutesResponse
+	13, // 50: clearway.v1.IPAMService.Export:output_type -> clearway.v1.ExportResponse
+	15, // 51: clearway.v1.IPAMService.Import:output_type -> clearway.v1.ImportResponse
+	10, // 52: clearway.v1.IPAMService.Adopt:output_type -> clearway.v1.AdoptResponse
+	41, // [41:53] is the sub-list for method output_type
+	29, // [29:41] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_clearway_v1_resource_service_proto_init() }
@@ -2324,7 +2494,7 @@ func file_clearway_v1_resource_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_clearway_v1_resource_service_proto_rawDesc), len(file_clearway_v1_resource_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   29,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

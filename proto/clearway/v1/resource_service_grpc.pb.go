@@ -227,6 +227,7 @@ const (
 	IPAMService_VerifyRoutes_FullMethodName = "/clearway.v1.IPAMService/VerifyRoutes"
 	IPAMService_Export_FullMethodName       = "/clearway.v1.IPAMService/Export"
 	IPAMService_Import_FullMethodName       = "/clearway.v1.IPAMService/Import"
+	IPAMService_Adopt_FullMethodName        = "/clearway.v1.IPAMService/Adopt"
 )
 
 // IPAMServiceClient is the client API for IPAMService service.
@@ -256,6 +257,11 @@ type IPAMServiceClient interface {
 	// Import brings an export into a store that was made anew, which then recovers by the nodes' reports: a header, then
 	// resources. FAILED_PRECONDITION: the store has nodes or blocks, so it has moved on. Repeating it is harmless.
 	Import(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImportRequest, ImportResponse], error)
+	// Adopt takes a node in that has no agent yet, with the blocks and addresses that another network gave it. The agent that
+	// registers on the same boot finds its blocks sealed: they give no new address until each old one is accounted for. All of
+	// it or nothing; repeating is harmless until the agent has registered. FAILED_PRECONDITION: it has, a block meets another,
+	// or its pool does not have it.
+	Adopt(ctx context.Context, in *AdoptRequest, opts ...grpc.CallOption) (*AdoptResponse, error)
 }
 
 type iPAMServiceClient struct {
@@ -376,6 +382,16 @@ func (c *iPAMServiceClient) Import(ctx context.Context, opts ...grpc.CallOption)
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type IPAMService_ImportClient = grpc.ClientStreamingClient[ImportRequest, ImportResponse]
 
+func (c *iPAMServiceClient) Adopt(ctx context.Context, in *AdoptRequest, opts ...grpc.CallOption) (*AdoptResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AdoptResponse)
+	err := c.cc.Invoke(ctx, IPAMService_Adopt_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // IPAMServiceServer is the server API for IPAMService service.
 // All implementations must embed UnimplementedIPAMServiceServer
 // for forward compatibility.
@@ -403,6 +419,11 @@ type IPAMServiceServer interface {
 	// Import brings an export into a store that was made anew, which then recovers by the nodes' reports: a header, then
 	// resources. FAILED_PRECONDITION: the store has nodes or blocks, so it has moved on. Repeating it is harmless.
 	Import(grpc.ClientStreamingServer[ImportRequest, ImportResponse]) error
+	// Adopt takes a node in that has no agent yet, with the blocks and addresses that another network gave it. The agent that
+	// registers on the same boot finds its blocks sealed: they give no new address until each old one is accounted for. All of
+	// it or nothing; repeating is harmless until the agent has registered. FAILED_PRECONDITION: it has, a block meets another,
+	// or its pool does not have it.
+	Adopt(context.Context, *AdoptRequest) (*AdoptResponse, error)
 	mustEmbedUnimplementedIPAMServiceServer()
 }
 
@@ -436,6 +457,9 @@ func (UnimplementedIPAMServiceServer) Export(*ExportRequest, grpc.ServerStreamin
 }
 func (UnimplementedIPAMServiceServer) Import(grpc.ClientStreamingServer[ImportRequest, ImportResponse]) error {
 	return status.Error(codes.Unimplemented, "method Import not implemented")
+}
+func (UnimplementedIPAMServiceServer) Adopt(context.Context, *AdoptRequest) (*AdoptResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Adopt not implemented")
 }
 func (UnimplementedIPAMServiceServer) mustEmbedUnimplementedIPAMServiceServer() {}
 func (UnimplementedIPAMServiceServer) testEmbeddedByValue()                     {}
@@ -570,6 +594,24 @@ func _IPAMService_Import_Handler(srv interface{}, stream grpc.ServerStream) erro
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type IPAMService_ImportServer = grpc.ClientStreamingServer[ImportRequest, ImportResponse]
 
+func _IPAMService_Adopt_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AdoptRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(IPAMServiceServer).Adopt(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: IPAMService_Adopt_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(IPAMServiceServer).Adopt(ctx, req.(*AdoptRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // IPAMService_ServiceDesc is the grpc.ServiceDesc for IPAMService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -592,6 +634,10 @@ var IPAMService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Recover",
 			Handler:    _IPAMService_Recover_Handler,
+		},
+		{
+			MethodName: "Adopt",
+			Handler:    _IPAMService_Adopt_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
