@@ -24,7 +24,7 @@ var planned []string
 
 // pure rooms compute: no clock they were not given, no socket, no file, no goroutine of their own.
 var pure = []string{
-	"ipam/cidr", "ipam/pool", "ipam/service", "ipam/block", "ipam/identity", "ipam/proof", "ipam/store/record",
+	"ipam/cidr", "ipam/pool", "ipam/service", "ipam/block", "ipam/identity", "ipam/migrate", "ipam/proof", "ipam/store/record",
 	"bgp/route", "bgp/config", "bgp/policy", "bgp/rib", "bgp/topology", "bgp/bfd/protocol", "bgp/fleet", "bgp/plan", "bgp/tor", "bgp/trace",
 }
 

@@ -165,6 +165,15 @@ func (c *Client) Recover(ctx context.Context, reason string) (string, error) {
 	return answer.GetIncarnation(), err
 }
 
+// Adopt takes a node of another network in.
+func (c *Client) Adopt(ctx context.Context, request *clearwayv1.AdoptRequest) (answer *clearwayv1.AdoptResponse, err error) {
+	err = c.do(ctx, func(conn *grpc.ClientConn) error {
+		answer, err = clearwayv1.NewIPAMServiceClient(conn).Adopt(ctx, request)
+		return err
+	})
+	return answer, err
+}
+
 // CheckBooks compares the books of ipamd and the nodes.
 func (c *Client) CheckBooks(ctx context.Context, request *clearwayv1.CheckBooksRequest) (*clearwayv1.CheckBooksResponse, error) {
 	return gather(ctx, c, func(conn *grpc.ClientConn) (grpc.ServerStreamingClient[clearwayv1.CheckBooksResponse], error) {

@@ -54,7 +54,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 the answer to the qu
 	a.tls.AddClientFlags(flags)
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(asCompletions(outputs), cobra.ShellCompDirectiveNoFileComp))
 	cmd.AddCommand(a.applyCommand(), a.planCommand(), a.getCommand(), a.describeCommand(), a.deleteCommand(), a.editCommand(),
-		a.ipamCommand(), a.bgpCommand(), a.nodeCommand(), a.torConfigCommand(), a.preflightCommand(), a.pkiCommand(), a.versionCommand())
+		a.ipamCommand(), a.bgpCommand(), a.nodeCommand(), a.torConfigCommand(), a.preflightCommand(), a.moveInCommand(), a.pkiCommand(), a.versionCommand())
 	daemon.Bind(cmd)
 	return cmd
 }
