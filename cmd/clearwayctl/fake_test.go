@@ -481,6 +481,16 @@ func (f *fake) Recover(_ context.Context, request *clearwayv1.RecoverRequest) (*
 	return &clearwayv1.RecoverResponse{Incarnation: "22bb"}, nil
 }
 
+func (f *fake) Adopt(_ context.Context, request *clearwayv1.AdoptRequest) (*clearwayv1.AdoptResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.begin(fmt.Sprintf("Adopt %s blocks=%d assignments=%d dry=%v", request.GetNode(), len(request.GetBlocks()),
+		len(request.GetAssignments()), request.GetDryRun())); err != nil {
+		return nil, err
+	}
+	return &clearwayv1.AdoptResponse{Blocks: int64(len(request.GetBlocks())), Assignments: int64(len(request.GetAssignments()))}, nil
+}
+
 func (f *fake) ShowAddress(_ context.Context, request *clearwayv1.ShowAddressRequest) (*clearwayv1.ShowAddressResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

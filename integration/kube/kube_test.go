@@ -25,6 +25,7 @@ func TestKubernetes(t *testing.T) {
 	t.Run("Events", func(t *testing.T) { testEvents(t, c) })
 	t.Run("Manifests", func(t *testing.T) { testManifests(t, c) })
 	t.Run("Pods", func(t *testing.T) { testPods(t, c) })
+	t.Run("Migrate", func(t *testing.T) { testMigrate(t, c) })
 	t.Run("Tokens", func(t *testing.T) { testTokens(t, c) })
 	t.Run("Faults", func(t *testing.T) { testFaults(t, c) })
 }

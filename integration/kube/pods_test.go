@@ -20,8 +20,8 @@ func testPods(t *testing.T, c *cluster) {
 		t.Fatal(err)
 	}
 	const mirrored = "0123456789abcdef0123456789abcdef"
-	plain := c.namedPod(t, "pod-plain", "")
-	static := c.namedPod(t, "pod-static", fmt.Sprintf(`, "annotations": {"kubernetes.io/config.hash": %q}`, mirrored))
+	plain := c.namedPod(t, "pod-plain", a.name, "")
+	static := c.namedPod(t, "pod-static", a.name, fmt.Sprintf(`, "annotations": {"kubernetes.io/config.hash": %q}`, mirrored))
 	asked := []*clearwayv1.Pod{
 		{Namespace: "clearway-system", Name: "pod-plain", Uid: plain},
 		{Namespace: "clearway-system", Name: "pod-static", Uid: mirrored},
@@ -44,7 +44,7 @@ func testPods(t *testing.T, c *cluster) {
 		})
 	}
 	hears("gone", "of-before")
-	late := c.namedPod(t, "pod-late", "") // asked for at once: the watch need not have it yet
+	late := c.namedPod(t, "pod-late", a.name, "") // asked for at once: the watch need not have it yet
 	asked = append(asked, &clearwayv1.Pod{Namespace: "clearway-system", Name: "pod-late", Uid: late})
 	answer, err := a.client.MissingPods(t.Context(), &clearwayv1.MissingPodsRequest{Node: a.name, SessionId: a.session, Pods: asked})
 	if err != nil || slices.Contains(answer.GetUids(), late) {
@@ -57,10 +57,10 @@ func testPods(t *testing.T, c *cluster) {
 }
 
 // namedPod makes a Pod of the agents' account that goes with the test, and returns its UID.
-func (c *cluster) namedPod(t *testing.T, name, metadata string) string {
+func (c *cluster) namedPod(t *testing.T, name, node, metadata string) string {
 	t.Helper()
 	text := fmt.Sprintf(`{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": %q%s}, "spec": {"serviceAccountName": "clearway-agent",
-		"nodeName": "pods-1", "containers": [{"name": "one", "image": "one"}]}}`, name, metadata)
+		"nodeName": %q, "containers": [{"name": "one", "image": "one"}]}}`, name, metadata, node)
 	code, answer, err := c.Call(t.Context(), http.MethodPost, "/api/v1/namespaces/clearway-system/pods", []byte(text), "")
 	if err != nil || code != http.StatusCreated {
 		t.Fatalf("Pod %s: %d %s %v", name, code, answer, err)

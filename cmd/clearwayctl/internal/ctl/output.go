@@ -100,5 +100,8 @@ func plural(count int, noun string) string {
 	if count == 1 {
 		return "1 " + noun
 	}
+	if strings.HasSuffix(noun, "ss") {
+		noun += "e"
+	}
 	return fmt.Sprintf("%d %ss", count, noun)
 }
