@@ -105,6 +105,10 @@ func (c *core) watchDrain(now time.Time) {
 	if d.spec == nil || d.done {
 		return
 	}
+	if d.spec.GetKeep() {
+		d.reason = "what has another way moves; nothing is withdrawn"
+		return
+	}
 	if c.traffic == nil {
 		d.reason = "the agent cannot measure traffic; withdraw at your own word"
 		return

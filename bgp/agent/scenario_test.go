@@ -192,8 +192,8 @@ func (s *script) snapshot(args []string) *clearwayv1.NodeSnapshot {
 		values[key] = value
 	}
 	snapshot.BgpConfiguration.Spec.NodeMesh = values["mesh"]
-	if of, drained := values["drain"]; drained { // drain=all or of a BGPPeer; withdraw=now
-		snapshot.Node.Spec = &clearwayv1.NodeSpec{Drain: &clearwayv1.Drain{Prepend: 2, Withdraw: values["withdraw"] != ""}}
+	if of, drained := values["drain"]; drained { // drain=all or of a BGPPeer; withdraw=now, keep=yes
+		snapshot.Node.Spec = &clearwayv1.NodeSpec{Drain: &clearwayv1.Drain{Prepend: 2, Withdraw: values["withdraw"] != "", Keep: values["keep"] != ""}}
 		if of != "all" {
 			snapshot.Node.Spec.Drain.Peers = []string{of}
 		}

@@ -327,6 +327,9 @@ func (f *faults) drain(spec *clearwayv1.Drain) {
 	if prepend := spec.GetPrepend(); prepend < 0 || prepend > 10 {
 		f.add("spec.drain.prepend", prepend, "must be 0 to 10")
 	}
+	if spec.GetKeep() && spec.GetWithdraw() {
+		f.add("spec.drain.keep", true, "says that nothing is withdrawn, and withdraw that all is; leave one of them out")
+	}
 }
 
 func (f *faults) node(spec *clearwayv1.NodeSpec) {

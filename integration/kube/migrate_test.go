@@ -33,7 +33,7 @@ func testMigrate(t *testing.T, c *cluster) {
 	}
 	calico("IPPool", "calico-pods", "{cidr: 10.77.0.0/16, blockSize: 26, nodeSelector: all()}")
 	calico("BGPPeer", "calico-tor", "{peerIP: 192.0.2.99, asNumber: 65199, nodeSelector: \"rack == 'm1'\"}")
-	calico("IPAMBlock", "10-77-0-0-26", `{cidr: 10.77.0.0/26, affinity: "host:moved", allocations: [null, null, null, null, null, 0],
+	calico("IPAMBlock", "10-77-0-0-26", `{cidr: 10.77.0.0/26, affinity: "host:moved", allocations: [`+strings.Repeat("null, ", 5)+`0],
 		attributes: [{handle_id: k8s-pod-network.c0ffee, secondary: {namespace: clearway-system, pod: moved-pod, node: moved}}]}`)
 
 	kubeconfig := c.Kubeconfig(kubeapi.Admin)

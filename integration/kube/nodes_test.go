@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"testing"
 	"time"
 
@@ -102,6 +103,32 @@ func testNodes(t *testing.T, c *cluster) {
 		}
 		c.until(t, "a node with a block", "/api/v1/nodes/n1", func(o object) bool { return o.condition("NetworkUnavailable").Status == "False" })
 	})
+	t.Run("podCIDR and cordon", func(t *testing.T) {
+		c.apply(t, "IPPool", "nodes-given", "{cidr: 10.211.0.0/16, layout: Rigid, usePodCIDR: true}")
+		c.accepted(t, "IPPool", "nodes-given")
+		c.apply(t, "BGPConfiguration", "default", "{drainCordoned: true}")
+		c.applyNode(t, "n1", `labels: {rack: r1}`, "podCIDR: 10.211.9.0/24, podCIDRs: [10.211.9.0/24], unschedulable: true")
+		kubeapi.Eventually(t, soon, "the node to get what Kubernetes gave it", func() error {
+			if err := a.register(t.Context()); err != nil {
+				return err
+			}
+			answer, err := a.client.ClaimBlock(t.Context(), &clearwayv1.ClaimBlockRequest{
+				Node: a.name, SessionId: a.session, RequestKey: "given", Pool: "nodes-given",
+			})
+			if err == nil && answer.GetBlock().GetCidr() != "10.211.9.0/24" {
+				err = fmt.Errorf("got %s", answer.GetBlock().GetCidr())
+			}
+			return err
+		})
+		kubeapi.Eventually(t, soon, "the cordoned node to be drained, and to keep its blocks", func() error {
+			got, err := a.snapshot(t.Context())
+			if err == nil && !got.GetNode().GetSpec().GetDrain().GetKeep() {
+				err = fmt.Errorf("it is told %v", got.GetNode().GetSpec())
+			}
+			return err
+		})
+		c.delete(t, path("BGPConfiguration", "default"))
+	})
 	t.Run("a Node that is made anew", func(t *testing.T) {
 		c.delete(t, "/api/v1/nodes/n1")
 		c.applyNode(t, "n1", "labels: {rack: r2}", "")
@@ -116,12 +143,17 @@ func testNodes(t *testing.T, c *cluster) {
 			}
 			var list struct {
 				Items []struct {
-					Spec struct{ Node, NodeUID, State string }
+					Spec struct{ Node, NodeUID, State, Pool string }
 				}
 			}
 			if err := json.Unmarshal([]byte(out), &list); err != nil {
 				return err
 			}
+			list.Items = slices.DeleteFunc(list.Items, func(one struct {
+				Spec struct{ Node, NodeUID, State, Pool string }
+			}) bool {
+				return one.Spec.Pool != "nodes-pods"
+			})
 			if len(list.Items) != 1 || list.Items[0].Spec.NodeUID != second.Metadata.UID || list.Items[0].Spec.State != "Owned" {
 				return fmt.Errorf("blocks: %+v, want UID %s", list.Items, second.Metadata.UID)
 			}
@@ -165,6 +197,7 @@ func testNodes(t *testing.T, c *cluster) {
 	})
 	c.delete(t, "/api/v1/nodes/n1")
 	c.delete(t, path("IPPool", "nodes-pods"))
+	c.delete(t, path("IPPool", "nodes-given"))
 	if code, _, err := c.Call(t.Context(), http.MethodGet, "/api/v1/nodes/n1", nil, ""); err != nil || code != http.StatusNotFound {
 		t.Errorf("%d, %v", code, err)
 	}

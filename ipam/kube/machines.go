@@ -32,7 +32,9 @@ type machine struct {
 
 // machineOf reads a Node.
 func machineOf(node *corev1.Node) machine {
-	m := machine{known: &clearwayv1.KubernetesNode{Uid: string(node.UID), Labels: maps.Clone(node.Labels)}}
+	m := machine{known: &clearwayv1.KubernetesNode{
+		Uid: string(node.UID), Labels: maps.Clone(node.Labels), PodCidrs: slices.Clone(node.Spec.PodCIDRs), Cordoned: node.Spec.Unschedulable,
+	}}
 	for _, taint := range node.Spec.Taints {
 		if taint.Key == taintOutOfService {
 			m.known.PoweredOff = true

@@ -37,6 +37,8 @@ type Pool struct {
 	BlockBits, MinBlockBits int
 	// Rigid: each block is a subnet of its own with its own gateway, is never split, and a node has one of them.
 	Rigid bool
+	// UsePodCIDR: a node's block is its Node's spec.podCIDR in Kubernetes.
+	UsePodCIDR bool
 	// Gateway is in CIDR; the zero Addr for LoadBalancer, and for a Rigid pool.
 	Gateway      netip.Addr
 	NodeSelector labels.Selector // never nil
@@ -96,6 +98,9 @@ func Parse(object *clearwayv1.IPPool) (Pool, []*clearwayv1.FieldViolation) {
 		Priority: int(spec.GetPriority()),
 	}
 	pool.Rigid = parseLayout(&faults, pool.Kind, spec.GetLayout())
+	if pool.UsePodCIDR = spec.GetUsePodCidr(); pool.UsePodCIDR && !pool.Rigid {
+		faults.add("spec.usePodCIDR", true, "is for pools of kind %s and layout %s: each block is a subnet of its own; say layout: %s", Block, rigid, rigid)
+	}
 	pool.NodeSelector = parseSelector(&faults, "spec.nodeSelector", spec.GetNodeSelector())
 	pool.parsePodSelectors(&faults, spec)
 	pool.parseDrain(&faults, object)

@@ -98,6 +98,7 @@ func TestNamedErrorsOfPools(t *testing.T) {
 		{`{"cidr": "10.244.0.0/16", "namespaceSelector": {"matchExpressions": [{"key": "a", "operator": "in"}]}}`, `spec.namespaceSelector.matchExpressions[0].operator "in": must be In, NotIn, Exists or DoesNotExist`},
 		{`{"cidr": "10.244.0.0/16", "layout": "rigid"}`, `spec.layout "rigid": must be Elastic or Rigid`},
 		{`{"cidr": "10.244.0.0/16", "kind": "Floating", "layout": "Rigid"}`, `spec.layout "Rigid": a pool of kind Floating is not carved into blocks; leave it out, or say kind: Block`},
+		{`{"cidr": "10.244.0.0/16", "usePodCIDR": true}`, `spec.usePodCIDR "true": is for pools of kind Block and layout Rigid: each block is a subnet of its own; say layout: Rigid`},
 		{`{"cidr": "10.244.0.0/16", "layout": "Rigid", "blockSize": 31}`, `spec.blockSize "31": must be a prefix length from 16 to 30 for layout Rigid: each block is a subnet of its own, for the network and broadcast address, the gateway, and one to give out`},
 		{`{"cidr": "10.244.0.0/16", "layout": "Rigid", "minBlockSize": 28}`, `spec.minBlockSize "28": blocks of layout Rigid are all of one size; leave it out`},
 		{`{"cidr": "10.244.0.0/16", "layout": "Rigid", "gateway": "10.244.0.1"}`, `spec.gateway "10.244.0.1": of layout Rigid each block has its own, its first host address; leave it out`},

@@ -42,6 +42,13 @@ func (s *Server) claimBlock(
 		if err := s.wants.yield(request, s.now()); err != nil {
 			return err
 		}
+		if from.UsePodCIDR {
+			prefix, err := p.podBlock(from, request.GetNode())
+			if err == nil {
+				p.claim(request, prefix, answer)
+			}
+			return err
+		}
 		prefix, err := p.carve(from, int(request.GetPrefixLength()))
 		if status.Code(err) == codes.ResourceExhausted && request.GetNeeded() {
 			if early, found := p.resting(from, int(request.GetPrefixLength())); found {
@@ -104,7 +111,7 @@ func (p *plan) mayClaim(request *clearwayv1.ClaimBlockRequest) (*poolState, erro
 // mayHaveRigid refuses a node's second block of a Rigid pool: a bridge has one IPv4 subnet and gateway.
 func (p *plan) mayHaveRigid(from *poolState, node string) error {
 	for _, block := range p.blocksOwned(node) {
-		if block.GetPool() == from.Name {
+		if block.GetPool() == from.Name && (!from.UsePodCIDR || block.GetCidr() == p.podBlockOf(from, node).String()) {
 			return status.Errorf(codes.FailedPrecondition, "node %q has its one block of pool %q, %s: the layout is Rigid",
 				node, from.Name, block.GetCidr())
 		}

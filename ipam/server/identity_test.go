@@ -171,7 +171,7 @@ func TestRoles(t *testing.T) {
 		"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 	}
 	changes := []string{
-		"/clearway.v1.IPAMService/CheckBooks", "/clearway.v1.IPAMService/Import", "/clearway.v1.IPAMService/Recover", "/clearway.v1.ResourceService/Apply", "/clearway.v1.ResourceService/Delete",
+		"/clearway.v1.IPAMService/Adopt", "/clearway.v1.IPAMService/CheckBooks", "/clearway.v1.IPAMService/Import", "/clearway.v1.IPAMService/Recover", "/clearway.v1.ResourceService/Apply", "/clearway.v1.ResourceService/Delete",
 	}
 	anyones := []string{healthv1.Health_Check_FullMethodName, healthv1.Health_List_FullMethodName, healthv1.Health_Watch_FullMethodName}
 	nodes := slices.DeleteFunc(s.methods(), func(method string) bool { return !strings.HasPrefix(method, "/clearway.v1.NodeService/") })

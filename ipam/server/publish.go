@@ -135,7 +135,7 @@ func (s *state) nodeEntry(name string) *clearwayv1.OwnershipEntry {
 	return &clearwayv1.OwnershipEntry{Entry: &clearwayv1.OwnershipEntry_Node{Node: &clearwayv1.NodeEntry{
 		Domain:    labels[reflectors.GetDomainLabel()],
 		Reflector: reflectors.GetSelector() != nil && selects(reflectors.GetSelector(), labels),
-		Leaving:   s.nodeConfig(name).GetSpec().GetDrain() != nil && len(s.nodeConfig(name).GetSpec().GetDrain().GetPeers()) == 0,
+		Leaving:   s.drainOf(name) != nil && len(s.drainOf(name).GetPeers()) == 0,
 		Name:      name, Uid: node.GetMetadata().GetUid(),
 		Addresses: s.addressesOf(name), AsNumber: s.asNumberOf(name), LocalAsNumbers: s.localASNumbers(labels),
 	}}}

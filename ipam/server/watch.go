@@ -90,7 +90,7 @@ func (s *Server) snapshotOf(name string) (*clearwayv1.NodeSnapshot, error) {
 	err := s.view(func(st *state) {
 		snapshot.Incarnation, snapshot.Revision, snapshot.Term = st.incarnation, st.revision, s.termLocked()
 		snapshot.Blocks = st.blocksOwned(name)
-		snapshot.Node = st.nodeOf(name)
+		snapshot.Node = st.cordonedNode(name, st.nodeOf(name))
 		snapshot.Pools = named[*clearwayv1.IPPool](st, kindPool)
 		snapshot.Quotas, snapshot.Allowances = named[*clearwayv1.IPQuota](st, kindQuota), s.allowancesTold(st, name)
 		snapshot.Reservations = named[*clearwayv1.IPReservation](st, kindReservation)
@@ -150,6 +150,33 @@ func (s *state) nodeOf(name string) *clearwayv1.Node {
 		Addresses: s.addressesOf(name), AsNumber: s.asNumberOf(name), Labels: s.labelsOf(name),
 	}
 	return node
+}
+
+// cordonedNode is a node with the drain that follows from its cordon in Kubernetes, where the configuration has it so. It is for
+// the agent, and not for operators: they see what they said.
+func (s *state) cordonedNode(name string, node *clearwayv1.Node) *clearwayv1.Node {
+	drain := s.drainOf(name)
+	if node == nil || drain == nil || node.GetSpec().GetDrain() != nil {
+		return node
+	}
+	told := proto.CloneOf(node)
+	if told.Spec == nil {
+		told.Spec = &clearwayv1.NodeSpec{}
+	}
+	told.Spec.Drain = drain
+	return told
+}
+
+// drainOf is a node's drain: the operator's word, else what follows from a cordon.
+func (s *state) drainOf(name string) *clearwayv1.Drain {
+	if said := s.nodeConfig(name).GetSpec().GetDrain(); said != nil {
+		return said
+	}
+	cluster, _ := s.config[kindBGPConfiguration][defaultName].object.(*clearwayv1.BGPConfiguration)
+	if known := s.kube.nodes[name]; cluster.GetSpec().GetDrainCordoned() && known.GetCordoned() && known.GetGoneTime() == nil {
+		return &clearwayv1.Drain{Keep: true}
+	}
+	return nil
 }
 
 // WatchOwnership implements NodeService. Followers serve it too: it needs no session there.

@@ -634,8 +634,11 @@ type IPPoolSpec struct {
 	// Of a LoadBalancer pool: Services that get addresses of it without naming it, by their labels, and their namespace by
 	// kubernetes.io/metadata.name. Its nodeSelector takes the nodes that tell peers of its addresses.
 	ServiceSelector *LabelSelector `protobuf:"bytes,19,opt,name=service_selector,json=serviceSelector,proto3" json:"service_selector,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Of a Block pool of layout Rigid, in Kubernetes: a node's block is its Node's spec.podCIDR in this pool, and no other. Written
+	// usePodCIDR.
+	UsePodCidr    bool `protobuf:"varint,21,opt,name=use_pod_cidr,json=usePodCIDR,proto3" json:"use_pod_cidr,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *IPPoolSpec) Reset() {
@@ -806,6 +809,13 @@ func (x *IPPoolSpec) GetServiceSelector() *LabelSelector {
 		return x.ServiceSelector
 	}
 	return nil
+}
+
+func (x *IPPoolSpec) GetUsePodCidr() bool {
+	if x != nil {
+		return x.UsePodCidr
+	}
+	return false
 }
 
 type IPPoolStatus struct {
@@ -1822,7 +1832,10 @@ type BGPConfigurationSpec struct {
 	// Collectors that every node tells, by BMP (RFC 7854), what its peers tell, before any policy: ADDRESS:PORT, at most 4.
 	BmpCollectors []string `protobuf:"bytes,60,rep,name=bmp_collectors,json=bmpCollectors,proto3" json:"bmp_collectors,omitempty"`
 	// Which addresses of Kubernetes' Services nodes tell their BGPPeers. Default: none.
-	Services      *ServiceRoutes `protobuf:"bytes,70,opt,name=services,proto3" json:"services,omitempty"`
+	Services *ServiceRoutes `protobuf:"bytes,70,opt,name=services,proto3" json:"services,omitempty"`
+	// Nodes that are cordoned in Kubernetes are drained with keep: Services that have endpoints elsewhere move away, and Pods that
+	// stay keep their roads. What an operator says of a node goes before.
+	DrainCordoned bool `protobuf:"varint,71,opt,name=drain_cordoned,json=drainCordoned,proto3" json:"drain_cordoned,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1946,6 +1959,13 @@ func (x *BGPConfigurationSpec) GetServices() *ServiceRoutes {
 		return x.Services
 	}
 	return nil
+}
+
+func (x *BGPConfigurationSpec) GetDrainCordoned() bool {
+	if x != nil {
+		return x.DrainCordoned
+	}
+	return false
 }
 
 // ServiceRoutes are what nodes tell of Services. An address that lies in no prefix of its list is told by nobody, whoever may
@@ -3724,7 +3744,9 @@ type Drain struct {
 	// On eBGP sessions our AS number stands so many times more on the AS path, 0 to 10.
 	Prepend int32 `protobuf:"varint,2,opt,name=prepend,proto3" json:"prepend,omitempty"`
 	// Withdrawn whatever is forwarded still.
-	Withdraw      bool `protobuf:"varint,3,opt,name=withdraw,proto3" json:"withdraw,omitempty"`
+	Withdraw bool `protobuf:"varint,3,opt,name=withdraw,proto3" json:"withdraw,omitempty"`
+	// Nothing is withdrawn, however little is forwarded: only what has another way moves. Not beside withdraw.
+	Keep          bool `protobuf:"varint,4,opt,name=keep,proto3" json:"keep,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3776,6 +3798,13 @@ func (x *Drain) GetPrepend() int32 {
 func (x *Drain) GetWithdraw() bool {
 	if x != nil {
 		return x.Withdraw
+	}
+	return false
+}
+
+func (x *Drain) GetKeep() bool {
+	if x != nil {
+		return x.Keep
 	}
 	return false
 }
@@ -6116,7 +6145,7 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x123\n" +
 	"\bmetadata\x18\x03 \x01(\v2\x17.clearway.v1.ObjectMetaR\bmetadata\x12+\n" +
 	"\x04spec\x18\x04 \x01(\v2\x17.clearway.v1.IPPoolSpecR\x04spec\x121\n" +
-	"\x06status\x18\x05 \x01(\v2\x19.clearway.v1.IPPoolStatusR\x06status\"\xad\x06\n" +
+	"\x06status\x18\x05 \x01(\v2\x19.clearway.v1.IPPoolStatusR\x06status\"\xcf\x06\n" +
 	"\n" +
 	"IPPoolSpec\x12\x12\n" +
 	"\x04cidr\x18\x01 \x01(\tR\x04cidr\x12\x12\n" +
@@ -6142,7 +6171,9 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	"\vcommunities\x18( \x03(\tR\vcommunities\x12\x1f\n" +
 	"\vsticky_time\x18\x12 \x01(\tR\n" +
 	"stickyTime\x12E\n" +
-	"\x10service_selector\x18\x13 \x01(\v2\x1a.clearway.v1.LabelSelectorR\x0fserviceSelectorB\x11\n" +
+	"\x10service_selector\x18\x13 \x01(\v2\x1a.clearway.v1.LabelSelectorR\x0fserviceSelector\x12 \n" +
+	"\fuse_pod_cidr\x18\x15 \x01(\bR\n" +
+	"usePodCIDRB\x11\n" +
 	"\x0f_reserved_firstB\x10\n" +
 	"\x0e_reserved_last\"\xda\x04\n" +
 	"\fIPPoolStatus\x12\x14\n" +
@@ -6245,7 +6276,7 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x123\n" +
 	"\bmetadata\x18\x03 \x01(\v2\x17.clearway.v1.ObjectMetaR\bmetadata\x125\n" +
 	"\x04spec\x18\x04 \x01(\v2!.clearway.v1.BGPConfigurationSpecR\x04spec\x12-\n" +
-	"\x06status\x18\x05 \x01(\v2\x15.clearway.v1.NoStatusR\x06status\"\xf6\x04\n" +
+	"\x06status\x18\x05 \x01(\v2\x15.clearway.v1.NoStatusR\x06status\"\x9d\x05\n" +
 	"\x14BGPConfigurationSpec\x12\x1b\n" +
 	"\tas_number\x18\x01 \x01(\rR\basNumber\x12\x1b\n" +
 	"\tnode_mesh\x18\x02 \x01(\tR\bnodeMesh\x12\x1f\n" +
@@ -6264,7 +6295,8 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	"reflectors\x12M\n" +
 	"\x12prefix_communities\x18( \x03(\v2\x1e.clearway.v1.PrefixCommunitiesR\x11prefixCommunities\x12%\n" +
 	"\x0ebmp_collectors\x18< \x03(\tR\rbmpCollectors\x126\n" +
-	"\bservices\x18F \x01(\v2\x1a.clearway.v1.ServiceRoutesR\bservices\"\xe5\x01\n" +
+	"\bservices\x18F \x01(\v2\x1a.clearway.v1.ServiceRoutesR\bservices\x12%\n" +
+	"\x0edrain_cordoned\x18G \x01(\bR\rdrainCordoned\"\xe5\x01\n" +
 	"\rServiceRoutes\x12*\n" +
 	"\x11load_balancer_ips\x18\x01 \x03(\tR\x0floadBalancerIPs\x12!\n" +
 	"\fexternal_ips\x18\x02 \x03(\tR\vexternalIPs\x12\x1f\n" +
@@ -6431,11 +6463,12 @@ const file_clearway_v1_resources_proto_rawDesc = "" +
 	"\x05drain\x18( \x01(\v2\x12.clearway.v1.DrainR\x05drain\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"S\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"g\n" +
 	"\x05Drain\x12\x14\n" +
 	"\x05peers\x18\x01 \x03(\tR\x05peers\x12\x18\n" +
 	"\aprepend\x18\x02 \x01(\x05R\aprepend\x12\x1a\n" +
-	"\bwithdraw\x18\x03 \x01(\bR\bwithdraw\"\xc5\a\n" +
+	"\bwithdraw\x18\x03 \x01(\bR\bwithdraw\x12\x12\n" +
+	"\x04keep\x18\x04 \x01(\bR\x04keep\"\xc5\a\n" +
 	"\n" +
 	"NodeStatus\x12\x14\n" +
 	"\x05phase\x18\x01 \x01(\tR\x05phase\x12\x1c\n" +

@@ -314,7 +314,11 @@ type KubernetesNode struct {
 	// An operator has said that the machine is off (taint node.kubernetes.io/out-of-service).
 	PoweredOff bool `protobuf:"varint,4,opt,name=powered_off,json=poweredOff,proto3" json:"powered_off,omitempty"`
 	// Since when there is no such Node any more.
-	GoneTime      *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=gone_time,json=goneTime,proto3" json:"gone_time,omitempty"`
+	GoneTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=gone_time,json=goneTime,proto3" json:"gone_time,omitempty"`
+	// Its spec.podCIDRs.
+	PodCidrs []string `protobuf:"bytes,6,rep,name=pod_cidrs,json=podCIDRs,proto3" json:"pod_cidrs,omitempty"`
+	// It takes no new Pods (spec.unschedulable).
+	Cordoned      bool `protobuf:"varint,7,opt,name=cordoned,proto3" json:"cordoned,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -382,6 +386,20 @@ func (x *KubernetesNode) GetGoneTime() *timestamppb.Timestamp {
 		return x.GoneTime
 	}
 	return nil
+}
+
+func (x *KubernetesNode) GetPodCidrs() []string {
+	if x != nil {
+		return x.PodCidrs
+	}
+	return nil
+}
+
+func (x *KubernetesNode) GetCordoned() bool {
+	if x != nil {
+		return x.Cordoned
+	}
+	return false
 }
 
 // KubernetesNamespace is what the API server says of a namespace, as far as it counts here.
@@ -656,14 +674,16 @@ const file_clearway_v1_store_proto_rawDesc = "" +
 	"\rStoreRecovery\x12=\n" +
 	"\fstarted_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\vstartedTime\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
-	"\x04lift\x18\x03 \x01(\x03R\x04lift\"\x96\x02\n" +
+	"\x04lift\x18\x03 \x01(\x03R\x04lift\"\xcf\x02\n" +
 	"\x0eKubernetesNode\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12?\n" +
 	"\x06labels\x18\x02 \x03(\v2'.clearway.v1.KubernetesNode.LabelsEntryR\x06labels\x12\x1c\n" +
 	"\taddresses\x18\x03 \x03(\tR\taddresses\x12\x1f\n" +
 	"\vpowered_off\x18\x04 \x01(\bR\n" +
 	"poweredOff\x127\n" +
-	"\tgone_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bgoneTime\x1a9\n" +
+	"\tgone_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bgoneTime\x12\x1b\n" +
+	"\tpod_cidrs\x18\x06 \x03(\tR\bpodCIDRs\x12\x1a\n" +
+	"\bcordoned\x18\a \x01(\bR\bcordoned\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xab\x02\n" +
