@@ -14,6 +14,9 @@ needed=(
   "/usr/lib/frr/bgpd frr"
   "/usr/bin/vtysh frr"
   "bird bird2"
+  "/usr/sbin/bgpctl openbgpd"
+  "exabgp exabgp"
+  "gobgpd gobgpd"
   "ip iproute2"
   "ping iputils-ping"
   "tcpdump tcpdump"
@@ -23,7 +26,8 @@ needed=(
 )
 
 # Packages whose daemons must not run on the host, and their units.
-declare -A units=([frr]="frr.service" [bird2]="bird.service bird6.service")
+declare -A units=([frr]="frr.service" [bird2]="bird.service bird6.service" [openbgpd]="openbgpd.service bgplgd.service"
+  [exabgp]="exabgp.service" [gobgpd]="gobgpd.service")
 
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 

@@ -71,6 +71,13 @@ allocateLoadBalancerNodePorts: false, ports: [{port: 80}]}}`, name, addresses));
 			break
 		}
 	}
+	processes := map[string]int{
+		"ipamd": r.Node("ctl").Process(cluster.Ipamd).PID(), "agent": r.Node("r1n1").Process(cluster.Agent).PID(),
+	}
+	before := map[string]time.Duration{}
+	for name, pid := range processes {
+		before[name] = processorTime(b, pid)
+	}
 	var times []float64
 	ready := true
 	for b.Loop() {
@@ -87,8 +94,10 @@ allocateLoadBalancerNodePorts: false, ports: [{port: 80}]}}`, name, addresses));
 	slices.Sort(times)
 	b.ReportMetric(times[len(times)/2], "p50-ms")
 	b.ReportMetric(times[len(times)*99/100], "p99-ms")
-	b.ReportMetric(residentMiB(b, r.Node("ctl").Process(cluster.Ipamd).PID()), "ipamd-MiB")
-	b.ReportMetric(residentMiB(b, r.Node("r1n1").Process(cluster.Agent).PID()), "agent-MiB")
+	for name, pid := range processes {
+		b.ReportMetric(residentMiB(b, pid), name+"-MiB")
+		b.ReportMetric(float64((processorTime(b, pid)-before[name]).Milliseconds())/float64(b.N), name+"-cpu-ms/op")
+	}
 	b.ReportMetric(0, "ns/op")
 }
 
@@ -128,4 +137,19 @@ func residentMiB(b *testing.B, pid int) float64 {
 	kib, err := strconv.ParseFloat(strings.Fields(after)[0], 64)
 	must(b, err)
 	return kib / 1024
+}
+
+// processorTime is what a process has used of the processors.
+func processorTime(b *testing.B, pid int) time.Duration {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	must(b, err)
+	_, after, _ := strings.Cut(string(text), ") ") // its name may have spaces
+	fields := strings.Fields(after)
+	var ticks int64
+	for _, field := range fields[11:13] { // utime and stime, in hundredths of a second
+		n, err := strconv.ParseInt(field, 10, 64)
+		must(b, err)
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
 }

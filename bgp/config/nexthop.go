@@ -40,10 +40,20 @@ func (n *Neighbor) nextHop(family route.Family, global Global, local []LocalAddr
 		}
 		return own
 	}
-	if n.MultihopTTL > 0 || !n.EBGP() && n.MeshNode == "" {
-		return own // the peer may be on no link of ours, and any address that it has a road to will do
+	if n.MultihopTTL > 0 || !n.EBGP() && n.MeshNode == "" && !n.onLink(local) {
+		return own // the peer is on no link of ours, and any address that it has a road to will do
 	}
 	return Beside(n.SourceAddress, family, own, local)
+}
+
+// onLink tells whether the neighbour is in the subnet of the session's own address.
+func (n *Neighbor) onLink(local []LocalAddress) bool {
+	for _, l := range local {
+		if subnet, err := l.Address.Prefix(l.Bits); err == nil && l.Address == n.SourceAddress && subnet.Contains(n.Address) {
+			return true
+		}
+	}
+	return false
 }
 
 // Beside is the address of a family on the interface that has another address: the node's own if it is there, else the

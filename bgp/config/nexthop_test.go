@@ -12,7 +12,7 @@ func TestNextHopIsOfTheSessionsLink(t *testing.T) {
 	global := Global{NextHop4: addr("172.16.7.1"), NextHop6: addr("fd00:16:7::1")}
 	local := []LocalAddress{
 		{Interface: 1, Address: addr("172.16.7.1")}, {Interface: 1, Address: addr("fd00:16:7::1")},
-		{Interface: 2, Address: addr("172.16.31.1")}, {Interface: 2, Address: addr("fd00:16:31::9")}, {Interface: 2, Address: addr("fd00:16:31::1")},
+		{Interface: 2, Address: addr("172.16.31.1"), Bits: 31}, {Interface: 2, Address: addr("fd00:16:31::9")}, {Interface: 2, Address: addr("fd00:16:31::1")},
 		{Interface: 3, Address: addr("172.16.41.1")},
 	}
 	for _, test := range []struct {
@@ -32,8 +32,10 @@ func TestNextHopIsOfTheSessionsLink(t *testing.T) {
 			[2]string{"172.16.31.1", "fd00:16:7::1"}},
 		{"an address that the machine does not have", Neighbor{Address: addr("192.0.2.1"), SourceAddress: addr("192.0.2.2")},
 			[2]string{"192.0.2.2", "fd00:16:7::1"}},
-		{"an internal peer may be anywhere", Neighbor{Address: addr("172.16.31.0"), SourceAddress: addr("172.16.31.1"), PeerASN: 65001},
+		{"an internal peer may be anywhere", Neighbor{Address: addr("192.0.2.1"), SourceAddress: addr("172.16.31.1"), PeerASN: 65001},
 			[2]string{"172.16.31.1", "fd00:16:7::1"}},
+		{"an internal peer of the link", Neighbor{Address: addr("172.16.31.0"), SourceAddress: addr("172.16.31.1"), PeerASN: 65001},
+			[2]string{"172.16.31.1", "fd00:16:31::1"}},
 		{"a node of the mesh is on-link", Neighbor{Address: addr("172.16.31.0"), SourceAddress: addr("172.16.31.1"), PeerASN: 65001, MeshNode: "n2"},
 			[2]string{"172.16.31.1", "fd00:16:31::1"}},
 		{"no source address", Neighbor{Address: addr("192.0.2.1")}, [2]string{"172.16.7.1", "fd00:16:7::1"}},

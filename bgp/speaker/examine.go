@@ -369,7 +369,7 @@ func byCounters(p patient, password string) string {
 	case password != "" && now.unsigned > p.before.unsigned:
 		return "TCP-MD5: connections arrive unsigned, and the session has a password: the peer has none"
 	case password == "" && now.unexpected > p.before.unexpected:
-		return "TCP-MD5: connections arrive signed, and the session has no password"
+		return "TCP-MD5: signed connections arrive here, and the session has no password; the kernel does not tell whose they are"
 	case n.TTLSecurity > 0 && now.lowTTL > p.before.lowTTL:
 		return fmt.Sprintf("GTSM: packets arrive with a TTL below %d: the peer has no GTSM (ttl security), or is further away than ttlSecurityHops", 256-int(n.TTLSecurity))
 	}

@@ -29,15 +29,22 @@ func imageOf(name string) image {
 	case strings.HasPrefix(base, "bird"):
 		return birdImage{}
 	default:
-		return hostImage{}
+		return hostImage{programs[base]}
 	}
 }
 
-// hostImage is a machine without a router's programs: exec gives it its addresses, then cmd runs. containerlab starts
-// cmd a moment earlier; a daemon has to live with either order.
-type hostImage struct{}
+// programs are what images of other speakers are made of; cmd starts them.
+var programs = map[string][]string{
+	"openbgpd": {"bgpd", "bgpctl"},
+	"exabgp":   {"exabgp"},
+	"gobgpd":   {"gobgpd", "gobgp"},
+}
 
-func (hostImage) needs() []string { return []string{"ip"} }
+// hostImage is a machine without a router's programs, or with some that cmd starts: exec gives it its addresses, then cmd
+// runs. containerlab starts cmd a moment earlier; a daemon has to live with either order.
+type hostImage struct{ programs []string }
+
+func (h hostImage) needs() []string { return append([]string{"ip"}, h.programs...) }
 
 func (hostImage) start(ctx context.Context, n *Node) error {
 	if err := n.execAll(ctx); err != nil {
