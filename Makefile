@@ -97,8 +97,9 @@ soak: ## Churn Pods on SOAKNODES (default 200) nodes against three ipamd under f
 	  -soak.time $${SOAKTIME:-2m} -soak.nodes $${SOAKNODES:-200} -soak.seed $${SOAKSEED:-0}
 
 .PHONY: bench
-bench: lab-deps build plugins ## Measure against host-local, BIRD and FRR side by side; prints ratios
+bench: lab-deps build plugins bin/kube-apiserver ## Measure against host-local, BIRD and FRR side by side; prints ratios
 	@go run ./integration/cmd/bench
+	@go test ./integration -run '^$$' -bench ServiceToRouter -benchtime 30x -count 1 -timeout 20m
 
 .PHONY: demo
 demo: lab-deps build plugins ## Raise the two-rack lab, ping across racks, show it; ONCE=1 ends by itself

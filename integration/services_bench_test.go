@@ -1,7 +1,9 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"os"
 	"slices"
@@ -63,6 +65,13 @@ allocateLoadBalancerNodePorts: false, ports: [{port: 80}]}}`, name, addresses));
 		text, err := r.NodeCtl(b.Context(), "r1n1", "bgp", "routes", "advertised", "--no-headers")
 		if lines := strings.Count(text, "100.64."); err == nil && lines < others+1 {
 			err = fmt.Errorf("%d are told", lines)
+		}
+		return err
+	})
+	lab.Eventually(b, 4*soon, "the last Service to have its status", func() error { // what is measured is a cluster that has settled
+		_, text, err := api.Call(b.Context(), http.MethodGet, fmt.Sprint("/api/v1/namespaces/default/services/s", others-1), nil, "")
+		if err == nil && !strings.Contains(string(text), "ipMode") {
+			err = errors.New("it has none")
 		}
 		return err
 	})

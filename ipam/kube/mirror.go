@@ -56,7 +56,7 @@ func (c *Cluster) Mirror(ctx context.Context, keeper Keeper) {
 	m := &mirror{
 		cluster: c, keeper: keeper, dirty: make(chan struct{}, 1),
 		tables: map[string]*table[*unstructured.Unstructured]{}, refused: map[key]refusal{}, told: map[key]told{},
-		complaints: map[string]string{}, saw: map[string]sight{}, refusals: map[string]string{},
+		complaints: map[string]string{}, saw: map[string]sight{}, teller: newServiceTeller(c),
 	}
 	logger := logr.FromSlogHandler(c.log.Handler())
 	group, ctx := errgroup.WithContext(klog.NewContext(ctx, logger))
@@ -123,6 +123,10 @@ func (c *Cluster) Mirror(ctx context.Context, keeper Keeper) {
 		m.run(ctx)
 		return nil
 	})
+	group.Go(func() error {
+		m.teller.run(ctx)
+		return nil
+	})
 	_ = group.Wait() // none of them fails: they go on until ctx ends
 }
 
@@ -143,7 +147,7 @@ type mirror struct {
 	services *table[*service.Service]
 	slices   *table[slice]
 	answers  map[string]service.Answer // of Services, by NAMESPACE/NAME, as last heard
-	refusals map[string]string         // of Services, that Kubernetes was told of
+	teller   *serviceTeller
 }
 
 // sight is how far a table had come when it was told, of what else it depends on, and when that was.

@@ -2,7 +2,9 @@ package kube
 
 import (
 	"fmt"
+	"net/netip"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -79,5 +81,36 @@ func TestEndpoints(t *testing.T) {
 	}
 	if len(joined["web/b"].Endpoints) > 0 || services["web/a"].Endpoints != nil {
 		t.Errorf("%v, and the Service itself has %v", joined["web/b"].Endpoints, services["web/a"].Endpoints)
+	}
+}
+
+// TestServiceStatusIsWrittenOnce: not while it is on its way to us, and again when somebody has made another one of it.
+func TestServiceStatusIsWrittenOnce(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	address := []netip.Addr{netip.MustParseAddr("203.0.113.1")}
+	other := []netip.Addr{netip.MustParseAddr("203.0.113.2")}
+	for name, c := range map[string]struct {
+		shows, wanted []netip.Addr
+		written       ingressWrite
+		want          bool
+	}{
+		"it has none":               {nil, address, ingressWrite{}, true},
+		"it has it":                 {address, address, ingressWrite{}, false},
+		"just written":              {nil, address, ingressWrite{"u", address, now.Add(-time.Second)}, false},
+		"written long ago":          {nil, address, ingressWrite{"u", address, now.Add(-echoTime)}, true},
+		"another was written":       {other, address, ingressWrite{"u", other, now}, true},
+		"of one before it":          {nil, address, ingressWrite{"before", address, now}, true},
+		"what it has no longer":     {address, nil, ingressWrite{}, true},
+		"what it has no longer, 2":  {address, nil, ingressWrite{"u", nil, now}, false},
+		"in another order the same": {append(address, other...), append(other, address...), ingressWrite{}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			teller := newServiceTeller(nil)
+			one := &service.Service{Namespace: "a", Name: "b", UID: "u", Ingress: c.shows}
+			teller.written[one.Key()] = c.written
+			if got := teller.differs(one, service.Answer{UID: "u", Addresses: c.wanted}, now); got != c.want {
+				t.Errorf("%v", got)
+			}
+		})
 	}
 }
