@@ -120,7 +120,10 @@ func (c *Cluster) missing(ctx context.Context, known *pods, asked []*clearwayv1.
 	}
 	for _, one := range absent[:min(len(absent), askPods)] {
 		gone, err := c.gone(ctx, one)
-		if err != nil {
+		switch {
+		case err != nil && len(uids) > 0:
+			return uids, true, nil // those are for certain; of the others the next call tells
+		case err != nil:
 			return nil, true, err
 		}
 		if gone {

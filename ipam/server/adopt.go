@@ -114,18 +114,12 @@ func (a *adoption) readAddresses() error {
 }
 
 // adoptNode takes a node in, as if its agent had registered on this boot, claimed and given what it has, and lost its journal
-// then: who registers next finds the blocks sealed. What holders have is written before the blocks are the node's, and both
-// before the node is known: an agent that comes in the middle finds its addresses, or no block.
+// then: who registers next finds the blocks sealed. What holders have is written first, which is nobody's yet; then the blocks,
+// and with the last of them the node and its mirror: an agent that came before is not written over.
 func (s *Server) adoptNode(ctx context.Context, read *adoption) (*clearwayv1.AdoptResponse, error) {
 	answer := &clearwayv1.AdoptResponse{}
 	if err := s.claims.do(ctx, true, func(p *plan) error { return p.mayAdopt(read) }); err != nil || read.GetDryRun() {
 		return answer, err
-	}
-	if err := s.claims.do(ctx, true, func(p *plan) error {
-		p.mirrorOf(read)
-		return nil
-	}); err != nil {
-		return nil, err
 	}
 	if err := inParts(ctx, s.copies, read.addresses, func(p *plan, one adopted) {
 		if !proto.Equal(p.assignments[read.GetNode()][one.address], one.AssignmentSpec) {
@@ -135,39 +129,43 @@ func (s *Server) adoptNode(ctx context.Context, read *adoption) (*clearwayv1.Ado
 	}); err != nil {
 		return nil, err
 	}
-	var lost error
-	if err := inParts(ctx, s.claims, read.blocks, func(p *plan, block held) {
-		switch {
-		case lost != nil:
-		case p.owns(read.GetNode(), p.blocks[block.prefix]):
-		case p.nodes[read.GetNode()].GetStatus().GetJournalId() != "":
-			lost = status.Errorf(codes.Aborted, "the agent of node %q registered meanwhile: stop it, and try again", read.GetNode())
-		case p.adopt(block, report{node: read.GetNode(), uid: read.GetNodeUid()}, 0):
-			answer.Blocks++
-		default:
-			lost = status.Errorf(codes.Aborted, "block %s was taken meanwhile; try again", block.GetCidr())
-		}
-	}); err != nil {
-		return nil, err
-	}
-	if lost != nil {
-		return nil, lost
-	}
-	err := s.claims.do(ctx, true, func(p *plan) error {
-		if err := p.mayAdopt(read); err != nil {
+	for from := 0; from < len(read.blocks); from += maxAdopted {
+		to := min(from+maxAdopted, len(read.blocks))
+		taken := 0
+		if err := s.claims.do(ctx, true, func(p *plan) (err error) {
+			taken, err = p.adoptPart(read, read.blocks[from:to], to == len(read.blocks))
 			return err
+		}); err != nil {
+			return nil, err
 		}
-		p.writeAdopted(read)
-		return nil
-	})
-	if err != nil {
-		return nil, err
+		answer.Blocks += int64(taken)
 	}
 	if answer.GetBlocks() > 0 {
 		s.note(eventNormal, "NodeAdopted", read.GetNode(), "Node/"+read.GetNode(), fmt.Sprintf(
 			"taken in with %d blocks and %d addresses of another network; its agent has not registered yet", len(read.blocks), len(read.addresses)))
 	}
 	return answer, nil
+}
+
+// adoptPart takes some of the blocks, and with the last ones the node.
+func (p *plan) adoptPart(read *adoption, blocks []held, last bool) (taken int, err error) {
+	if err := p.mayAdopt(read); err != nil {
+		return 0, err
+	}
+	for _, block := range blocks {
+		switch {
+		case p.owns(read.GetNode(), p.blocks[block.prefix]):
+		case p.adopt(block, report{node: read.GetNode(), uid: read.GetNodeUid()}, 0):
+			taken++
+		default:
+			return 0, status.Errorf(codes.Aborted, "block %s was taken meanwhile; try again", block.GetCidr())
+		}
+	}
+	if last {
+		p.mirrorOf(read)
+		p.writeAdopted(read)
+	}
+	return taken, nil
 }
 
 // mayAdopt refuses what is not to be taken in, before anything is written.
