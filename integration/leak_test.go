@@ -192,7 +192,7 @@ func (r *road) unsealed(t *testing.T) {
 		fresh(fmt.Sprintf("later%d", i))
 	}
 	must(t, old.Check(t.Context()))
-	running.lossless(t)
+	running.overColdStart(t)
 	// Nobody knew who it was; when it goes, its namespace tells.
 	must(t, unknown.Del(t.Context()))
 	lab.Eventually(t, soon, "the unknown one's addresses to come back", func() error {

@@ -179,6 +179,21 @@ func (p probes) lossless(t *testing.T) {
 	}
 }
 
+// coldStart is the longest that a node may be without roads to it when its agent has come back without its data. It cannot say
+// that it went on forwarding (RFC 4724 section 4.1), so that a peer drops what it kept as soon as the session is back, and has it
+// anew with the UPDATEs that follow, milliseconds later.
+const coldStart = 200 * time.Millisecond
+
+// overColdStart ends the probes and fails the test for an outage that is longer than a cold start's.
+func (p probes) overColdStart(t *testing.T) {
+	t.Helper()
+	for _, result := range p.stop(t) {
+		if result.Outage > coldStart || result.Sent < 100 {
+			t.Errorf("out for longer than %s, or counted too few: %s", coldStart, result)
+		}
+	}
+}
+
 // routersHoldBlocks compares each router's table, within the pools, with the owned blocks: the blocks and nothing
 // else, no single address.
 func (r *road) routersHoldBlocks(ctx context.Context) error {

@@ -233,7 +233,7 @@ func (r *road) dataWiped(t *testing.T) {
 		}
 		source(t, far, echo(t, pod, pod.IPv4))
 	}
-	running.lossless(t)
+	running.overColdStart(t)
 	lab.Eventually(t, soon, "routers to hold the blocks", func() error { return r.routersHoldBlocks(t.Context()) })
 	lab.Eventually(t, soon, "the books to agree", func() error { return r.booksAgree(t.Context()) })
 }
