@@ -100,6 +100,7 @@ soak: ## Churn Pods on SOAKNODES (default 200) nodes against three ipamd under f
 bench: lab-deps build plugins bin/kube-apiserver ## Measure against host-local, BIRD and FRR side by side; prints ratios
 	@go run ./integration/cmd/bench
 	@go test ./integration -run '^$$' -bench ServiceToRouter -benchtime 30x -count 1 -timeout 20m
+	@go test ./ipam/server -run '^$$' -bench ClaimAmong -benchtime 2000x -count 1
 
 .PHONY: demo
 demo: lab-deps build plugins ## Raise the two-rack lab, ping across racks, show it; ONCE=1 ends by itself
