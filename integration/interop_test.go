@@ -14,8 +14,6 @@ import (
 	"text/template"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/clearway/clearway/integration/cluster"
 	"github.com/clearway/clearway/integration/lab"
 )
@@ -340,20 +338,17 @@ func (r *road) keptOver(t *testing.T, kind sessionKind, blocks []netip.Prefix) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*soon)
 	defer cancel()
 	must(t, r.Crash(ctx, "n1"))
-	var group errgroup.Group
-	for _, peer := range speakers {
-		if peer.keeps {
-			group.Go(func() error {
-				for end := time.Now().Add(2 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) { // watched, not waited for
-					if err := r.has(ctx, cell{kind, peer}, blocks); err != nil {
-						return fmt.Errorf("%s lost what the node told while it restarts: %w", peer.Name, err)
-					}
-				}
-				return nil
-			})
+	lab.Always(t, 2*time.Second, "peers to keep what the node told while it restarts", func() error {
+		for _, peer := range speakers {
+			if !peer.keeps {
+				continue
+			}
+			if err := r.has(ctx, cell{kind, peer}, blocks); err != nil {
+				return fmt.Errorf("%s: %w", peer.Name, err)
+			}
 		}
-	}
-	must(t, group.Wait())
+		return nil
+	})
 	must(t, r.Node("n1").Restart(cluster.Agent))
 	for _, peer := range speakers {
 		r.heard(t, cell{kind, peer})

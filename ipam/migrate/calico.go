@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/clearway/clearway/ipam/cidr"
 	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
 )
 
@@ -198,7 +199,7 @@ func (m *maker) calicoBlock(one calicoBlock, confirmed string) (borrowed []strin
 		if at == nil || *at < 0 || *at >= len(one.Spec.Attributes) {
 			continue
 		}
-		addr := nth(prefix.Addr(), i)
+		addr, _ := cidr.Add(prefix.Addr(), uint64(i)) // beyond the last address there is none, which no Pod has
 		attribute := one.Spec.Attributes[*at]
 		if m.calicoAddress(one, owner, addr, attribute.HandleID, attribute.Secondary) {
 			borrowed = append(borrowed, addr.String())
@@ -241,17 +242,6 @@ func ownerName(owner string) string {
 		return "nobody"
 	}
 	return "node " + owner
-}
-
-// nth is the address so many after another.
-func nth(from netip.Addr, n int) netip.Addr {
-	bytes := from.AsSlice()
-	for i := len(bytes) - 1; i >= 0 && n > 0; i-- {
-		n += int(bytes[i])
-		bytes[i], n = byte(n), n>>8
-	}
-	addr, _ := netip.AddrFromSlice(bytes)
-	return addr
 }
 
 // calicoAnnotations tells of annotations that Clearway calls otherwise.

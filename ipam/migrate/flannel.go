@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/clearway/clearway/ipam/block"
 	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
 )
 
@@ -90,7 +91,7 @@ func (m *maker) pool(name string, prefix netip.Prefix, bits int) {
 	if bits == 0 {
 		bits = int(defaultBlock(prefix))
 	}
-	bits = min(max(bits, length-largestBlock, prefix.Bits()), length)
+	bits = min(max(bits, length-block.MaxBits, prefix.Bits()), length)
 	m.pools = append(m.pools, planned{name, prefix, bits})
 	m.add(&clearwayv1.IPPool{
 		ApiVersion: clearwayv1.APIVersion, Kind: "IPPool", Metadata: meta(name),

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -120,18 +119,6 @@ func TestSelector(t *testing.T) {
 		}
 		if got != want {
 			t.Errorf("%q: %s, not %s (%v)", text, got, want, err)
-		}
-	}
-}
-
-func TestNth(t *testing.T) {
-	for _, c := range []struct {
-		from string
-		n    int
-		want string
-	}{{"10.0.0.0", 0, "10.0.0.0"}, {"10.0.0.192", 63, "10.0.0.255"}, {"10.0.0.0", 256, "10.0.1.0"}, {"fd00::ff00", 255, "fd00::ffff"}, {"fd00::", 65536, "fd00::1:0"}} {
-		if got := nth(netip.MustParseAddr(c.from), c.n); got.String() != c.want {
-			t.Errorf("%s + %d is %s, not %s", c.from, c.n, got, c.want)
 		}
 	}
 }

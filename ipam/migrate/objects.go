@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/clearway/clearway/ipam/block"
 	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
 )
 
@@ -204,7 +205,7 @@ func (m *maker) block(node string, prefix netip.Prefix, used []netip.Addr) {
 		return
 	}
 	pieces := []netip.Prefix{prefix}
-	if least := prefix.Addr().BitLen() - largestBlock; prefix.Bits() < least {
+	if least := prefix.Addr().BitLen() - block.MaxBits; prefix.Bits() < least {
 		pieces = nil
 		for _, addr := range used {
 			piece := netip.PrefixFrom(addr, least).Masked()
@@ -219,9 +220,6 @@ func (m *maker) block(node string, prefix netip.Prefix, used []netip.Addr) {
 		to.Blocks = append(to.Blocks, &clearwayv1.BlockSpec{Cidr: piece.String(), Pool: from.name})
 	}
 }
-
-// largestBlock are the host bits of the largest block that a pool may have.
-const largestBlock = 16
 
 // holds tells which block of a node an address lies in.
 func holds(of *clearwayv1.AdoptRequest, address netip.Addr) bool {

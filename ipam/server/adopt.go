@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 	"k8s.io/apimachinery/pkg/util/validation"
 
+	"github.com/clearway/clearway/ipam/block"
 	"github.com/clearway/clearway/ipam/store/record"
 	clearwayv1 "github.com/clearway/clearway/proto/clearway/v1"
 )
@@ -65,27 +66,21 @@ func readAdoption(request *clearwayv1.AdoptRequest) (*adoption, error) {
 	case len(request.GetAssignments()) > maxAdoptedAddresses:
 		return nil, invalid("assignments", fmt.Sprint(len(request.GetAssignments())), fmt.Sprintf("must be at most %d", maxAdoptedAddresses))
 	}
-	for _, block := range request.GetBlocks() {
-		prefix, err := netip.ParsePrefix(block.GetCidr())
+	for _, one := range request.GetBlocks() {
+		prefix, err := netip.ParsePrefix(one.GetCidr())
 		if err != nil || prefix != prefix.Masked() {
-			return nil, invalid("blocks.cidr", block.GetCidr(), "must be a prefix with its host bits zero, as 10.244.0.0/26")
+			return nil, invalid("blocks.cidr", one.GetCidr(), "must be a prefix with its host bits zero, as 10.244.0.0/26")
 		}
-		if bits := prefix.Addr().BitLen() - prefix.Bits(); bits > maxBlockBits {
-			return nil, invalid("blocks.cidr", block.GetCidr(), fmt.Sprintf("must have at most %d addresses", 1<<maxBlockBits))
+		if bits := prefix.Addr().BitLen() - prefix.Bits(); bits > block.MaxBits {
+			return nil, invalid("blocks.cidr", one.GetCidr(), fmt.Sprintf("must have at most %d addresses", 1<<block.MaxBits))
 		}
-		read.blocks = append(read.blocks, held{block, prefix})
+		read.blocks = append(read.blocks, held{one, prefix})
 	}
-	slices.SortFunc(read.blocks, func(a, b held) int { return a.prefix.Compare(b.prefix) })
-	for i := 1; i < len(read.blocks); i++ {
-		if read.blocks[i-1].prefix.Overlaps(read.blocks[i].prefix) {
-			return nil, invalid("blocks.cidr", read.blocks[i].GetCidr(), "overlaps "+read.blocks[i-1].GetCidr())
-		}
+	if err := overlapping("blocks.cidr", read.blocks); err != nil {
+		return nil, err
 	}
 	return read, read.readAddresses()
 }
-
-// maxBlockBits are the host bits of the largest block that a pool may have.
-const maxBlockBits = 16
 
 // readAddresses reads the assignments, and finds each one's block.
 func (a *adoption) readAddresses() error {

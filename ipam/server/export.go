@@ -136,7 +136,7 @@ func readImport(stream grpc.ClientStreamingServer[clearwayv1.ImportRequest, clea
 	case read.header.GetIncarnation() == "":
 		return nil, invalid("incarnation", "", "is required: an export tells what it is of")
 	}
-	return read, read.overlaps()
+	return read, overlapping("spec.cidr", read.blocks)
 }
 
 // add sorts a resource in.
@@ -163,17 +163,6 @@ func (r *imported) add(resource *clearwayv1.Resource) error {
 		return invalid("resources", "", "has an empty one")
 	default:
 		r.config = append(r.config, resource)
-	}
-	return nil
-}
-
-// overlaps refuses blocks of which two have an address.
-func (r *imported) overlaps() error {
-	slices.SortFunc(r.blocks, func(a, b held) int { return a.prefix.Compare(b.prefix) })
-	for i := 1; i < len(r.blocks); i++ {
-		if r.blocks[i-1].prefix.Overlaps(r.blocks[i].prefix) {
-			return invalid("spec.cidr", r.blocks[i].GetCidr(), "overlaps "+r.blocks[i-1].GetCidr())
-		}
 	}
 	return nil
 }

@@ -50,6 +50,17 @@ func readReport(request *clearwayv1.RegisterRequest) (report, error) {
 	return read, nil
 }
 
+// overlapping refuses blocks of which two have an address; field is where they are named. It sorts them.
+func overlapping(field string, blocks []held) error {
+	slices.SortFunc(blocks, func(a, b held) int { return a.prefix.Compare(b.prefix) })
+	for i := 1; i < len(blocks); i++ {
+		if blocks[i-1].prefix.Overlaps(blocks[i].prefix) {
+			return invalid(field, blocks[i].GetCidr(), "overlaps "+blocks[i-1].GetCidr())
+		}
+	}
+	return nil
+}
+
 // judge fills in how far a report goes, and refuses one that names blocks of pools that a recovering or other store does
 // not know: it may have lost them, and then the node goes on alone rather than give up addresses in use (OneHolder).
 func (p *plan) judge(r *report, request *clearwayv1.RegisterRequest, before identity) error {

@@ -6,6 +6,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/clearway/clearway/ipam/block"
 	"github.com/clearway/clearway/ipam/cidr"
 )
 
@@ -21,7 +22,7 @@ func (s *state) podBlockOf(from *poolState, node string) netip.Prefix {
 		if err != nil || prefix != prefix.Masked() || !cidr.Contains(from.CIDR, prefix) {
 			continue
 		}
-		if least := prefix.Addr().BitLen() - maxBlockBits; prefix.Bits() < least {
+		if least := prefix.Addr().BitLen() - block.MaxBits; prefix.Bits() < least {
 			prefix = netip.PrefixFrom(prefix.Addr(), least)
 		}
 		return prefix

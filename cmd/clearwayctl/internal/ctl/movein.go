@@ -29,11 +29,11 @@ import (
 // moveIn is a move from another network of Kubernetes.
 type moveIn struct {
 	*app
-	system      migrate.System
-	kubeconfig  string
-	files       []string
-	network     string
-	plan, apply bool
+	system     migrate.System
+	kubeconfig string
+	files      []string
+	network    string
+	apply      bool
 }
 
 func (a *app) moveInCommand() *cobra.Command {
@@ -74,7 +74,7 @@ Exit codes of a plan: 0, or 4 when something stops it.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.BoolVar(&m.plan, "plan", false, "show what would be done, and change nothing (the default)")
+	flags.Bool("plan", false, "show what would be done, and change nothing (the default)")
 	flags.BoolVar(&m.apply, "apply", false, "do it")
 	flags.StringVar(&m.kubeconfig, "kubeconfig", "", "`FILE` that says which API server; default: what kubectl uses")
 	flags.StringArrayVarP(&m.files, "filename", "f", nil, "read the objects of `FILE` in place of the API server; - is standard input; may be repeated")
