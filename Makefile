@@ -35,13 +35,18 @@ plugins: ## Build the CNI plugins that the lab, the benchmarks and the image use
 	@go build -ldflags "-s -w" -o bin/cni/host-local $(PLUGINS)/ipam/host-local
 	@go build -ldflags "-s -w" -o bin/cni/portmap $(PLUGINS)/meta/portmap
 	@go build -ldflags "-s -w" -o bin/cni/bandwidth $(PLUGINS)/meta/bandwidth
+	@go build -ldflags "-s -w" -o bin/cni/loopback $(PLUGINS)/main/loopback
 	@cp -f bin/clearway-ipam bin/cni/clearway-ipam
 
 # A file, so that it is built once: its version and all it needs are pinned there.
-bin/kube-apiserver: .ci/kube-apiserver/go.mod .ci/kube-apiserver/go.sum ## Build the kube-apiserver that the tests start
-	@cd .ci/kube-apiserver && CGO_ENABLED=0 go build -trimpath -o ../../bin/kube-apiserver \
+bin/kube-apiserver bin/kube-controller-manager bin/kube-proxy bin/kube-scheduler bin/kubelet: .ci/kubernetes/go.mod .ci/kubernetes/go.sum ## Build the Kubernetes that the tests start
+	@cd .ci/kubernetes && go build -o ../../$@ \
 	  -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$$(go list -m -f '{{.Version}}' k8s.io/kubernetes)" \
-	  k8s.io/kubernetes/cmd/kube-apiserver
+	  k8s.io/kubernetes/cmd/$(@F)
+
+# The node's side of it: the distribution's containerd is too old for the kubelet.
+bin/containerd bin/containerd-shim-runc-v2 bin/ctr: .ci/containerd/go.mod .ci/containerd/go.sum ## Build the containerd that the tests start
+	@cd .ci/containerd && go build -ldflags "-s -w" -o ../../$@ github.com/containerd/containerd/v2/cmd/$(@F)
 
 bin/helm: .ci/manifests/go.mod .ci/manifests/go.sum ## Build the Helm that the tests render the chart by
 	@cd .ci/manifests && go build -ldflags "-s -w" -o ../../bin/helm helm.sh/helm/v4/cmd/helm
@@ -82,6 +87,13 @@ unit: lab-deps ## Run the tests that need no lab
 .PHONY: race
 race: ## Run the tests that need no lab under the race detector
 	@CGO_ENABLED=1 go test -race $(TESTFLAGS) $$(go list ./... | grep -v /integration)
+
+MACHINE := bin/kube-apiserver bin/kube-controller-manager bin/kube-proxy bin/kube-scheduler bin/kubelet \
+           bin/containerd bin/containerd-shim-runc-v2 bin/ctr
+
+.PHONY: machine
+machine: lab-deps build plugins bin/kustomize $(MACHINE) ## Install Clearway on a real kubelet with containerd, and run 100 Pods; needs root
+	@go test ./integration/machine -tags machine -count 1 -v -timeout 25m
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME (default 20s)

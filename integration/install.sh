@@ -18,6 +18,8 @@ needed=(
   "exabgp exabgp"
   "gobgpd gobgpd"
   "ip iproute2"
+  "nft nftables"
+  "runc runc"
   "ping iputils-ping"
   "tcpdump tcpdump"
   "sysctl procps"

@@ -25,7 +25,7 @@ import (
 var binaries = []string{"clearway-ipamd", "clearway-agent", "clearway-ipam", "clearwayctl"}
 
 // plugins are what "clearway-agent cni install" puts on a host.
-var plugins = []string{"clearway-ipam", "ptp", "portmap", "bandwidth"}
+var plugins = []string{"clearway-ipam", "ptp", "portmap", "bandwidth", "loopback"}
 
 const (
 	pluginFolder = "usr/lib/clearway/cni/"

@@ -2,9 +2,7 @@ package kube
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -14,31 +12,9 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/clearway/clearway/integration/kubeapi"
 	"github.com/clearway/clearway/integration/lab"
 )
-
-// manifest is a document of deploy/kubernetes.
-type manifest struct {
-	APIVersion string `yaml:"apiVersion"`
-	Kind       string
-	Metadata   struct{ Name string }
-}
-
-// plurals are the places of the kinds in deploy/kubernetes; those of a namespace have it in them.
-var plurals = map[string]string{
-	"Namespace":           "/api/v1/namespaces",
-	"ServiceAccount":      "/api/v1/namespaces/clearway-system/serviceaccounts",
-	"Service":             "/api/v1/namespaces/clearway-system/services",
-	"ConfigMap":           "/api/v1/namespaces/clearway-system/configmaps",
-	"Deployment":          "/apis/apps/v1/namespaces/clearway-system/deployments",
-	"DaemonSet":           "/apis/apps/v1/namespaces/clearway-system/daemonsets",
-	"PodDisruptionBudget": "/apis/policy/v1/namespaces/clearway-system/poddisruptionbudgets",
-	"NetworkPolicy":       "/apis/networking.k8s.io/v1/namespaces/clearway-system/networkpolicies",
-	"ClusterRole":         "/apis/rbac.authorization.k8s.io/v1/clusterroles",
-	"ClusterRoleBinding":  "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
-
-	"CustomResourceDefinition": "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
-}
 
 // testManifests applies what kustomize makes of deploy/kubernetes to the API server, which knows each field, and tries what
 // the overlays make of it.
@@ -108,52 +84,29 @@ func checkListed(t *testing.T, folder string) {
 // documents are those of a YAML text, each as JSON.
 func documents(t *testing.T, text string) [][]byte {
 	t.Helper()
-	var all [][]byte
-	for decoder := yaml.NewDecoder(strings.NewReader(text)); ; {
-		var document map[string]any
-		err := decoder.Decode(&document)
-		if errors.Is(err, io.EOF) {
-			return all
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		if document == nil {
-			continue // of a template that makes nothing
-		}
-		one, err := json.Marshal(document)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, one)
+	all, err := kubeapi.Documents(text)
+	if err != nil {
+		t.Fatal(err)
 	}
+	return all
 }
 
 // put applies a document, or tries to and leaves things as they are.
 func (c *cluster) put(t *testing.T, name string, text []byte, dry bool) {
 	t.Helper()
-	var of manifest
-	if err := yaml.Unmarshal(text, &of); err != nil { // JSON is YAML
-		t.Fatal(err)
-	}
-	place, known := plurals[of.Kind]
-	if !known {
-		t.Fatalf("%s: kind %s", name, of.Kind)
-	}
-	at := place + "/" + of.Metadata.Name + "?fieldManager=test&force=true&fieldValidation=Strict"
+	query := ""
 	if dry {
-		at += "&dryRun=All"
+		query = "&dryRun=All"
 	}
-	code, answer, err := c.Call(t.Context(), http.MethodPatch, at, text, "application/apply-patch+yaml")
-	if err != nil || code != http.StatusOK && code != http.StatusCreated {
-		t.Errorf("%s, %s %s: %d %s %v", name, of.Kind, of.Metadata.Name, code, answer, err)
+	if err := c.Put(t.Context(), text, query); err != nil {
+		t.Errorf("%s: %v", name, err)
 	}
 }
 
 // argv is what the first container of a workload is run with.
 func (c *cluster) argv(t *testing.T, kind, name string) []string {
 	t.Helper()
-	code, text, err := c.Call(t.Context(), http.MethodGet, plurals[kind]+"/"+name, nil, "")
+	code, text, err := c.Call(t.Context(), http.MethodGet, kubeapi.Places[kind]+"/"+name, nil, "")
 	if err != nil || code != http.StatusOK {
 		t.Fatalf("%s %s: %d %v", kind, name, code, err)
 	}
@@ -186,7 +139,7 @@ func (c *cluster) token(t *testing.T, account, pod, audience string) string {
 	}
 	request := fmt.Sprintf(`{"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": [%q],
 		"expirationSeconds": 600, "boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": %q, "uid": %q}}}`, audience, pod, of.Metadata.UID)
-	code, text, err = c.Call(t.Context(), http.MethodPost, plurals["ServiceAccount"]+"/"+account+"/token", []byte(request), "")
+	code, text, err = c.Call(t.Context(), http.MethodPost, kubeapi.Places["ServiceAccount"]+"/"+account+"/token", []byte(request), "")
 	if err != nil || code != http.StatusCreated {
 		t.Fatalf("token of %s: %d %s %v", account, code, text, err)
 	}

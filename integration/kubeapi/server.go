@@ -85,23 +85,38 @@ func Start(t testing.TB, etcd string) *Server {
 // StartIn is Start in a network namespace, by its file: it listens at that one's loopback.
 func StartIn(t testing.TB, etcd, network string) *Server {
 	t.Helper()
+	return start(t, etcd, FreeAddress(t), network,
+		// There is no controller-manager that would make the default service account of a namespace.
+		"--bind-address", "127.0.0.1", "--disable-admission-plugins", "ServiceAccount", "--endpoint-reconciler-type", "none")
+}
+
+// StartAt is StartIn for a cluster whose other machines reach the server at an address and port. It is to have a
+// controller-manager: Pods get their service accounts.
+func StartAt(t testing.TB, etcd, network, address string) *Server {
+	t.Helper()
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return start(t, etcd, address, network, "--advertise-address", host)
+}
+
+func start(t testing.TB, etcd, address, network string, more ...string) *Server {
+	t.Helper()
 	program, err := Build(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := FreeAddress(t)
 	s := &Server{URL: "https://" + address, dir: t.TempDir(), test: t, network: network}
-	keys, tokens := filepath.Join(s.dir, "sa.key"), filepath.Join(s.dir, "tokens")
+	keys, tokens := s.Key(), filepath.Join(s.dir, "tokens")
 	writeKey(t, keys)
 	write(t, tokens, fmt.Sprintf("%s,%s,1,\"system:masters\"\n%s,%s,2,\"system:serviceaccounts,system:serviceaccounts:clearway-system\"\n", Admin, Admin, Ipamd, Ipamd))
 	_, port, _ := net.SplitHostPort(address)
-	s.argv = []string{
-		program, "--etcd-servers", etcd, "--bind-address", "127.0.0.1", "--secure-port", port, "--cert-dir", s.dir,
+	s.argv = append([]string{
+		program, "--etcd-servers", etcd, "--secure-port", port, "--cert-dir", s.dir,
 		"--service-account-key-file", keys, "--service-account-signing-key-file", keys, "--service-account-issuer", "https://local",
 		"--service-cluster-ip-range", "10.96.0.0/16,fd00:10:96::/112", "--token-auth-file", tokens, "--authorization-mode", "RBAC",
-		// There is no controller-manager that would make the default service account of a namespace.
-		"--disable-admission-plugins", "ServiceAccount", "--endpoint-reconciler-type", "none",
-	}
+	}, more...)
 	s.Launch()
 	return s
 }
@@ -141,6 +156,9 @@ func (s *Server) Ready() error {
 
 // CA is the file of the authority of the server's certificate.
 func (s *Server) CA() string { return filepath.Join(s.dir, "apiserver.crt") }
+
+// Key is the file of the key that service accounts' tokens are signed with.
+func (s *Server) Key() string { return filepath.Join(s.dir, "sa.key") }
 
 // Call sends one request as Admin; query is part of the path. An empty content type is JSON's.
 func (s *Server) Call(ctx context.Context, method, path string, body []byte, contentType string) (int, []byte, error) {

@@ -42,7 +42,7 @@ type record struct {
 	Configs map[string]string `json:"configs"`
 }
 
-// Install puts the plugins that the configuration names in place, and then the configuration. Repeating it changes
+// Install puts the plugins that the configuration names in place, with loopback, and then the configuration. Repeating it changes
 // nothing. A plugin of another's that knows the configuration's CNI version is used as it is; one that does not is an
 // error, unless it may be replaced. On error the configuration is as it was.
 func (i *Installer) Install(ctx context.Context, conflist []byte) error {
@@ -62,6 +62,9 @@ func (i *Installer) Install(ctx context.Context, conflist []byte) error {
 			return fmt.Errorf("plugin %s: %w", name, err)
 		}
 	}
+	if err := i.loopback(ctx, have); err != nil {
+		return fmt.Errorf("plugin %s: %w", loopback, err)
+	}
 	have.Configs[i.Name] = sum(conflist)
 	if err := i.keep(have); err != nil {
 		return err
@@ -70,6 +73,18 @@ func (i *Installer) Install(ctx context.Context, conflist []byte) error {
 		return fmt.Errorf("network configuration: %w", err)
 	}
 	return i.warnOfOthers()
+}
+
+// loopback is the plugin by which containerd brings up each Pod's lo, whatever its network names: without it no Pod starts.
+// loopbackVersion is of the configuration that containerd hands it.
+const loopback, loopbackVersion = "loopback", "0.3.1"
+
+// loopback sees that it is there, if we have it: runtimes that bring up lo by themselves (CRI-O) need none.
+func (i *Installer) loopback(ctx context.Context, have record) error {
+	if _, err := os.Stat(filepath.Join(i.Source, loopback)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return i.plugin(ctx, have, loopback, loopbackVersion)
 }
 
 // plugin sees that there is a plugin that will do.

@@ -98,6 +98,24 @@ var whole = []string{
 	"conf/10-clearway.conflist=ours",
 }
 
+// TestLoopback: containerd needs it for every Pod, though no network names it. Another's stays.
+func TestLoopback(t *testing.T) {
+	h := newHost(t)
+	h.write(h.Source, "loopback", "program loopback")
+	h.install()
+	with := append(append([]string{}, whole[:2]...), append([]string{"bin/loopback=program loopback"}, whole[2:]...)...)
+	h.has(with...)
+	h.remove(true)
+	h.has()
+	const others = "#!/bin/sh\necho '{\"cniVersion\": \"0.3.1\", \"supportedVersions\": [\"0.3.1\"]}'\n"
+	h.write(h.BinDir, "loopback", others)
+	h.install()
+	with[2] = "bin/loopback=" + others
+	h.has(with...)
+	h.remove(true)
+	h.has(with[2])
+}
+
 func TestInstallsAndRemoves(t *testing.T) {
 	h := newHost(t)
 	h.write(h.BinDir, "bridge", "another's")
