@@ -26,8 +26,8 @@ const (
 	goArch  = runtime.GOARCH
 	apiAt   = "172.16.42.1:6443"
 	kubeBin = "/opt/clearway/bin/"
-	// soon is long beside any single step, long beside the start of a hundred Pods on two cores.
-	soon, long = 100 * time.Second, 200 * time.Second
+	// soon is much beside any single step; long is so beside the start of a hundred Pods on two cores.
+	soon, long = 2 * time.Minute, 6 * time.Minute
 	many       = 100
 )
 
