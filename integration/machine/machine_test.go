@@ -50,6 +50,7 @@ type machine struct {
 	api *kubeapi.Server
 	// kubeconfig is a file that the nodes see too.
 	kubeconfig string
+	disk       string // the node's, as the host sees it
 }
 
 // TestMachine installs Clearway on a node as its users do. A Deployment of a hundred Pods comes up, each Pod is reached from the
@@ -74,7 +75,9 @@ func TestMachine(t *testing.T) {
 
 	const few = 10
 	m.scale(t, few)
-	must(t, m.Node("n1").Reboot(t.Context()))
+	must(t, m.Node("n1").PowerOff())
+	removeGroups(m.disk) // or the kubelet asks containerd about each of them for minutes
+	must(t, m.Node("n1").PowerOn(t.Context()))
 	m.startNode(t, nil)
 	m.reached(t, few)
 	m.assigned(t, few)
@@ -88,7 +91,8 @@ func raise(t *testing.T, bin string, archives []string) *machine {
 	topology, err := lab.ReadTopology("testdata/machine.clab.yml")
 	must(t, err)
 	lab.Require(t, topology)
-	kept := t.TempDir() // the node's disk
+	kept := t.TempDir()
+	t.Cleanup(func() { removeGroups(kept) }) // after the lab's end
 	for i := range topology.Nodes {
 		if topology.Nodes[i].Name != "n1" {
 			continue
@@ -104,11 +108,22 @@ func raise(t *testing.T, bin string, archives []string) *machine {
 	ctl := l.Node("ctl")
 	network := fmt.Sprintf("/proc/%d/ns/net", ctl.Process("sleep").PID())
 	api := kubeapi.StartAt(t, kubeapi.StartEtcdIn(t, network), network, apiAt)
-	m := &machine{Lab: l, api: api, kubeconfig: api.Kubeconfig(kubeapi.Admin)}
+	m := &machine{Lab: l, api: api, kubeconfig: api.Kubeconfig(kubeapi.Admin), disk: kept}
 	m.start(t, "ctl", "kube-controller-manager", "--kubeconfig", m.kubeconfig, "--leader-elect=false",
 		"--service-account-private-key-file", api.Key(), "--root-ca-file", api.CA(), "--node-monitor-grace-period", "20s")
 	m.start(t, "ctl", "kube-scheduler", "--kubeconfig", m.kubeconfig, "--leader-elect=false")
 	return m
+}
+
+// removeGroups removes the cgroups of containers that ended with their node: cgroups are the host's, and outlive it.
+func removeGroups(disk string) {
+	containers, _ := filepath.Glob(filepath.Join(disk, "lib-containerd/io.containerd.runtime.v2.task/k8s.io/*"))
+	for _, container := range containers {
+		groups, _ := filepath.Glob("/sys/fs/cgroup/*/k8s.io/" + filepath.Base(container)) // of cgroup v1
+		for _, group := range append(groups, "/sys/fs/cgroup/k8s.io/"+filepath.Base(container)) {
+			_ = os.Remove(group) // of one version or the other
+		}
+	}
 }
 
 func (m *machine) start(t *testing.T, node, program string, args ...string) {
