@@ -124,6 +124,10 @@ func removeGroups(disk string) {
 			_ = os.Remove(group) // of one version or the other
 		}
 	}
+	parents, _ := filepath.Glob("/sys/fs/cgroup/*/k8s.io")
+	for _, parent := range append(parents, "/sys/fs/cgroup/k8s.io") {
+		_ = os.Remove(parent) // unless another has containers in it
+	}
 }
 
 func (m *machine) start(t *testing.T, node, program string, args ...string) {
