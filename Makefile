@@ -44,7 +44,7 @@ bin/kube-apiserver bin/kube-controller-manager bin/kube-proxy bin/kube-scheduler
 	  -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$$(go list -m -f '{{.Version}}' k8s.io/kubernetes)" \
 	  k8s.io/kubernetes/cmd/$(@F)
 
-# The node's side of it: the distribution's containerd is too old for the kubelet.
+# The node's side of it, pinned as Kubernetes is: a kubelet and a containerd of the same time.
 bin/containerd bin/containerd-shim-runc-v2 bin/ctr: .ci/containerd/go.mod .ci/containerd/go.sum ## Build the containerd that the tests start
 	@cd .ci/containerd && go build -ldflags "-s -w" -o ../../$@ github.com/containerd/containerd/v2/cmd/$(@F)
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -44,7 +45,7 @@ func podImage(t *testing.T, program, archive string) string {
 	config, err := image.ConfigFile()
 	must(t, err)
 	config = config.DeepCopy()
-	config.OS, config.Architecture = "linux", goArch
+	config.OS, config.Architecture = "linux", runtime.GOARCH
 	config.Config.Entrypoint = []string{"/pod"}
 	image, err = mutate.ConfigFile(image, config)
 	must(t, err)

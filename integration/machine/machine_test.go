@@ -13,7 +13,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -23,7 +22,6 @@ import (
 )
 
 const (
-	goArch  = runtime.GOARCH
 	apiAt   = "172.16.42.1:6443"
 	kubeBin = "/opt/clearway/bin/"
 	// soon is much beside any single step; long is so beside the start of a hundred Pods on two cores.
@@ -358,13 +356,11 @@ func (m *machine) assigned(t *testing.T, count int64) {
 	t.Helper()
 	for _, pool := range []string{"pods", "pods6"} {
 		lab.Eventually(t, long, fmt.Sprintf("%d addresses of %s in use", count, pool), func() error {
-			var got struct{ Status struct{ Assigned *int64 } }
+			var got struct{ Status struct{ Assigned int64 } }
+			got.Status.Assigned = -1 // unless it is told
 			err := m.read(t.Context(), "/apis/clearway.io/v1/ippools/"+pool, &got)
-			if err == nil && (got.Status.Assigned == nil || *got.Status.Assigned != count) {
-				err = fmt.Errorf("%v", got.Status.Assigned)
-				if got.Status.Assigned != nil {
-					err = fmt.Errorf("%d", *got.Status.Assigned)
-				}
+			if err == nil && got.Status.Assigned != count {
+				err = fmt.Errorf("%d", got.Status.Assigned)
 			}
 			return err
 		})
